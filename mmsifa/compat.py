@@ -1,0 +1,379 @@
+"""The gaps of MMEngine 0.10 and MMAction2 1.2, mended when mmsifa is imported.
+
+Each ``mend_*`` function closes one gap and names where upstream has it. It does nothing where the
+installed release has closed that gap itself, and nothing when called again.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import pickle
+import re
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import SimpleNamespace
+
+import mmengine.optim
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.config import utils as config_utils
+from mmengine.device import get_device
+from mmengine.dist import utils as dist_utils
+from mmengine.logging import HistoryBuffer
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import apply_to
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def apply():
+    """Close every gap; the missing module first, since the others may import MMAction2's models."""
+    mend_missing_drn()
+    mend_checkpoint_loading()
+    mend_cpu_amp()
+    mend_cpu_processes()
+    mend_config_bases()
+    mend_bfloat16_scores()
+    mend_hue_overflow()
+
+
+class _MissingDRN(MetaPathFinder, Loader):
+    """Finder and loader of a stand-in for ``mmaction.models.localizers.drn``."""
+
+    package = 'mmaction.models.localizers.drn'
+
+    def find_spec(self, name, path=None, target=None):
+        if name in (self.package, f'{self.package}.drn'):
+            return ModuleSpec(name, self, is_package=name == self.package)
+        return None
+
+    def exec_module(self, module):
+        if module.__name__ == self.package:
+            return
+        from mmaction.registry import MODELS
+
+        @MODELS.register_module()
+        class DRN:
+            def __init__(self, *args, **kwargs):
+                raise ImportError(
+                    'DRN is not in the released package of mmaction2 (open-mmlab/mmaction2#2714): '
+                    'install MMAction2 from its git repository to use it'
+                )
+
+        module.DRN = DRN
+
+
+@functools.cache
+def mend_missing_drn():
+    """``import mmaction.models`` fails: the wheel lacks a folder (open-mmlab/mmaction2#2714)."""
+    mmaction = importlib.util.find_spec('mmaction')
+    folders = (mmaction and mmaction.submodule_search_locations) or []
+    if not any(Path(folder, 'models/localizers/drn').exists() for folder in folders):
+        sys.meta_path.append(_MissingDRN())  # at the end, so that a real module wins
+
+
+# Stand-ins rebuild what MMEngine's checkpoints hold beside tensors: the real getattr would let a
+# file run commands, the real numpy names forge object arrays whose items are stray memory.
+
+
+class _OneCycle:
+    """Opaque stand-in for the scheduler whose annealing function a checkpoint names."""
+
+
+def _getattr(owner, name):
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(OneCycleParamScheduler, name)
+    raise pickle.UnpicklingError(f'it asks for getattr({owner!r}, {name!r})')
+
+
+class _DType:
+    """Stand-in for ``numpy.dtype``: plain numbers only."""
+
+    def __init__(self, code, align=False, copy=False):
+        if not re.fullmatch(r'[biufc]\d+', code):
+            raise pickle.UnpicklingError(f'it asks for arrays of numpy.dtype({code!r})')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """Stand-in for ``numpy.ndarray``, empty until its state is set; it is saved as a real one."""
+
+    def __new__(cls, *args):
+        if args:
+            raise pickle.UnpicklingError(f'it asks for numpy.ndarray{args}')
+        return super().__new__(cls, 0, np.int8)
+
+    def __setstate__(self, state):
+        version, shape, dtype, fortran, data = state
+        super().__setstate__((version, shape, dtype.dtype, fortran, data))
+
+    def __reduce__(self):
+        return np.asarray(self).__reduce__()
+
+
+def _reconstruct(cls, shape, code):
+    return _Array()
+
+
+def _scalar(dtype, data):
+    return np.frombuffer(data, dtype.dtype, count=1)[0]
+
+
+_SAFE_GLOBALS = {
+    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
+    'builtins.getattr': _getattr,
+    'numpy.dtype': _DType,
+    'numpy.ndarray': _Array,
+    'numpy._core.multiarray._reconstruct': _reconstruct,
+    'numpy._core.multiarray.scalar': _scalar,
+    'numpy.core.multiarray._reconstruct': _reconstruct,  # files of numpy 1
+    'numpy.core.multiarray.scalar': _scalar,
+}
+_torch_load = torch.load
+
+
+def _safe_load(f, *args, **kwargs):
+    """``torch.load`` of weights and of MMEngine's training state, and of nothing else."""
+    kwargs['weights_only'] = True  # torch.hub passes False
+    allowed: list = [(stand_in, name) for name, stand_in in _SAFE_GLOBALS.items()]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return _torch_load(f, *args, **kwargs)
+    except pickle.UnpicklingError as error:
+        text = str(error).split('WeightsUnpickler error:')[-1].strip()
+        found = re.search(r'GLOBAL (\S+)', text)
+        reason = f'it asks for {found[1]}' if found else text.splitlines()[0]
+        raise pickle.UnpicklingError(
+            f'refused to load the checkpoint {f}: {reason}. Expected tensors, numbers, strings and '
+            "MMEngine's training state. If you wrote the file, save its state_dict alone; "
+            'otherwise do not use it.'
+        ) from None
+
+
+@contextlib.contextmanager
+def safe_loading():
+    """Let ``torch.load`` read what MMEngine's checkpoints hold, safely, within a ``with`` block.
+
+    ``weights_only=True`` holds even where the caller asks for ``False``.
+
+    Example:
+        >>> import io
+        >>> from mmengine.logging import HistoryBuffer
+        >>> file = io.BytesIO()
+        >>> torch.save({'loss': HistoryBuffer([0.5], [1])}, file)
+        >>> _ = file.seek(0)
+        >>> with safe_loading():
+        ...     float(torch.load(file)['loss'].mean())
+        0.5
+    """
+    before = torch.load
+    torch.load = _safe_load  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.load = before
+
+
+def _loads_history() -> bool:
+    file = io.BytesIO()
+    torch.save(HistoryBuffer([0.5], [1]), file)
+    file.seek(0)
+    try:
+        _torch_load(file, weights_only=True)
+    except pickle.UnpicklingError:
+        return False
+    return True
+
+
+@functools.cache
+def mend_checkpoint_loading():
+    """Resuming and testing fail under torch >= 2.6 (open-mmlab/mmengine#1655).
+
+    ``torch.load`` refuses MMEngine's HistoryBuffer. The mend covers all of ``CheckpointLoader``'s
+    schemes, also downloads, which ``torch.hub`` would load without any check.
+    """
+    if _loads_history():
+        return
+    upstream = CheckpointLoader.load_checkpoint.__func__
+
+    @functools.wraps(upstream)
+    def load_checkpoint(cls, *args, **kwargs):
+        with safe_loading():
+            return upstream(cls, *args, **kwargs)
+
+    CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+
+
+class AmpOptimWrapper(mmengine.optim.AmpOptimWrapper):
+    """MMEngine's mixed-precision optimizer wrapper, on the CPU too.
+
+    On the CPU it casts to bfloat16, which needs no loss scaling; elsewhere it is MMEngine's. A run
+    may move between the two when it resumes.
+
+    Args:
+        loss_scale: As in MMEngine; not used on the CPU.
+        dtype: As in MMEngine; on the CPU None or bfloat16.
+        use_fsdp: As in MMEngine; not used on the CPU.
+        **kwargs: Arguments of ``OptimWrapper``.
+    """
+
+    def __init__(self, loss_scale='dynamic', dtype=None, use_fsdp=False, **kwargs):
+        if get_device() != 'cpu':
+            super().__init__(loss_scale=loss_scale, dtype=dtype, use_fsdp=use_fsdp, **kwargs)
+            return
+        if dtype not in (None, 'bfloat16', torch.bfloat16):
+            raise ValueError(f'on the CPU, AmpOptimWrapper expects dtype bfloat16, got {dtype}')
+        mmengine.optim.OptimWrapper.__init__(self, **kwargs)
+        self._scale_update_param = None
+        self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
+        self.cast_dtype = torch.bfloat16
+
+    def load_state_dict(self, state_dict: dict):
+        """Load a state; that of a run on the CPU has no loss scale to restore."""
+        if not state_dict.get('loss_scaler', True):
+            state_dict.pop('loss_scaler')
+        super().load_state_dict(state_dict)
+
+
+@functools.cache
+def mend_cpu_amp():
+    """``--amp`` is refused on the CPU (mmengine/optim/optimizer/amp_optimizer_wrapper.py:76).
+
+    open-mmlab/mmpretrain#1556 shows the error. MMAction2's registry comes before MMEngine's.
+    """
+    from mmaction.registry import OPTIM_WRAPPERS
+
+    if 'is_cuda_available' in mmengine.optim.AmpOptimWrapper.__init__.__code__.co_names:
+        OPTIM_WRAPPERS.register_module(name='AmpOptimWrapper', module=AmpOptimWrapper, force=True)
+
+
+def _without_cuda(init):
+    @functools.wraps(init)
+    def init_on_cpu(backend='nccl', *args, **kwargs):
+        set_device = torch.cuda.set_device
+        torch.cuda.set_device = lambda device: None
+        try:
+            return init('gloo' if backend == 'nccl' else backend, *args, **kwargs)
+        finally:
+            torch.cuda.set_device = set_device
+
+    return init_on_cpu
+
+
+@functools.cache
+def mend_cpu_processes():
+    """Several processes on the CPU fail (mmengine/dist/utils.py:130, runner/runner.py:900).
+
+    MMEngine sets a CUDA device and takes NCCL without asking for a GPU, then gives
+    DistributedDataParallel, which refuses that, a device number for a model on the CPU.
+    """
+    for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
+        init = getattr(dist_utils, name)
+        used = set(init.__code__.co_names)
+        asks = used & {'is_cuda_available', 'is_available', 'get_device'}
+        if get_device() == 'cpu' and 'set_device' in used and not asks:
+            setattr(dist_utils, name, _without_cuda(init))
+
+    upstream = MMDistributedDataParallel.__init__
+
+    @functools.wraps(upstream)
+    def __init__(self, module, *args, device_ids=None, **kwargs):
+        if all(parameter.device.type == 'cpu' for parameter in module.parameters()):
+            device_ids = None
+        upstream(self, module, *args, device_ids=device_ids, **kwargs)
+
+    MMDistributedDataParallel.__init__ = __init__
+
+
+@functools.cache
+def mend_config_bases():
+    """``_base_ = 'mmsifa::sifa_r50_k400.py'`` is refused (open-mmlab/mmengine#1410).
+
+    MMEngine inherits from a fixed list of packages, from subfolders only, and not from editable
+    installs; it also looks for our modules in registries of ours, but they are in MMAction2's.
+    """
+    config_utils.MODULE2PACKAGE.setdefault('mmsifa', 'mmsifa')
+    upstream = Config._get_cfg_path
+
+    @functools.wraps(upstream)
+    def _get_cfg_path(cfg_path, filename):
+        package, _, name = cfg_path.partition('::')
+        if package != 'mmsifa':
+            return upstream(cfg_path, filename)
+        # Installed, else a checkout on the path.
+        folders = [PACKAGE / '.mim/configs', PACKAGE.parent / 'configs']
+        for folder in folders:
+            if (folder / name).is_file():
+                return str(folder / name), 'mmaction'
+        known = sorted({path.name for folder in folders for path in folder.glob('*.py')})
+        raise FileNotFoundError(f'{filename} inherits from {cfg_path}, which is none of {known}')
+
+    Config._get_cfg_path = staticmethod(_get_cfg_path)
+
+
+def _float_scores(loss_by_feat):
+    @functools.wraps(loss_by_feat)
+    def loss_by_float_scores(self, cls_scores, *args, **kwargs):
+        scores = apply_to(
+            cls_scores,
+            lambda x: isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16,
+            lambda x: x.float(),
+        )
+        return loss_by_feat(self, scores, *args, **kwargs)
+
+    return loss_by_float_scores
+
+
+@functools.cache
+def mend_bfloat16_scores():
+    """Training in bfloat16 fails: numpy has no such type (mmaction/models/heads/base.py:129).
+
+    The same line is in omni_head.py:104 and rgbpose_head.py:147.
+    """
+    from mmaction.models.heads import BaseHead, OmniHead, RGBPoseHead
+    from mmaction.structures import ActionDataSample
+
+    head = SimpleNamespace(
+        num_classes=2, topk=(1,), label_smooth_eps=0, loss_cls=torch.nn.functional.cross_entropy
+    )
+    scores = torch.zeros(1, 2, dtype=torch.bfloat16)
+    try:
+        BaseHead.loss_by_feat(head, scores, [ActionDataSample().set_gt_label(0)])
+    except TypeError:
+        for cls in (BaseHead, OmniHead, RGBPoseHead):
+            cls.loss_by_feat = _float_scores(cls.loss_by_feat)
+
+
+def _adjust_hue(img, factor):
+    import cv2
+
+    hsv = cv2.cvtColor(np.clip(img, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
+    hue = hsv[..., 0].astype(np.int16) + int(factor * 255)
+    hsv[..., 0] = hue % 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
+
+
+@functools.cache
+def mend_hue_overflow():
+    """ColorJitter fails under numpy 2 (mmaction/datasets/transforms/processing.py:979).
+
+    A negative shift does not fit its uint8 hue; pytorch/vision#8536 is the same error elsewhere.
+    """
+    from mmaction.datasets.transforms.processing import ColorJitter
+
+    try:
+        ColorJitter.adjust_hue(np.zeros((1, 1, 3), np.uint8), -0.1)
+    except OverflowError:
+        ColorJitter.adjust_hue = staticmethod(_adjust_hue)

@@ -1,0 +1,253 @@
+# ruff: noqa: NPY002  (MMEngine seeds NumPy's global generator in each loader worker)
+"""Clip augmentations of the SIFA recipes, on the ``imgs`` that MMAction2 decodes.
+
+Each transform draws its parameters once per call and applies them to every frame, so that the
+motion between frames survives. They always apply: wrap them, as any other transform, in MMCV's
+``RandomApply`` to apply them with a probability::
+
+    dict(type='RandomApply', prob=0.2, transforms=[dict(type='ClipGrayscale')])
+
+The children of ``RandomApply`` are looked up in the default scope, so a config needs
+``default_scope = 'mmaction'``, as MMAction2's own configs have.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from mmaction.registry import TRANSFORMS
+from mmcv.transforms import BaseTransform
+from PIL import Image, ImageEnhance, ImageOps
+
+Fill = tuple[int, ...]
+Op = Callable[[Image.Image, float, Fill], Image.Image]
+
+
+class _ClipTransform(BaseTransform):
+    """A transform of ``results['imgs']``, a list of uint8 RGB frames of shape (H, W, 3)."""
+
+    def transform(self, results: dict) -> dict:
+        """Replace ``results['imgs']`` by the transformed frames.
+
+        Args:
+            results: Results of the pipeline so far; ``imgs`` is a list of uint8 RGB arrays of
+                shape (H, W, 3).
+
+        Returns:
+            The same dict; ``imgs`` is a new list of new arrays of the same shape and dtype.
+
+        Raises:
+            ValueError: If a frame is not a uint8 array of shape (H, W, 3).
+        """
+        imgs = results['imgs']
+        for img in imgs:
+            if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
+                raise ValueError(
+                    f'{type(self).__name__} expects uint8 RGB frames of shape (H, W, 3), got '
+                    f'{img.dtype} of shape {img.shape}; put it after the decoding of RGB frames '
+                    'and before the transforms that normalise or format them'
+                )
+        results['imgs'] = self._transform_imgs(imgs)
+        return results
+
+    def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+        raise NotImplementedError
+
+
+@TRANSFORMS.register_module()
+class ClipGrayscale(_ClipTransform):
+    """Convert every frame to grey, kept as three equal channels.
+
+    Grey is the luminance 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
+
+    Required keys are "imgs", added or modified keys are "imgs".
+
+    Example:
+        >>> results = ClipGrayscale()({'imgs': [np.full((1, 1, 3), (255, 0, 0), np.uint8)]})
+        >>> results['imgs'][0].tolist()
+        [[[76, 76, 76]]]
+    """
+
+    def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+        return [
+            cv2.cvtColor(cv2.cvtColor(img, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) for img in imgs
+        ]
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class ClipGaussianBlur(_ClipTransform):
+    """Blur every frame with a Gaussian of one random width.
+
+    Required keys are "imgs", added or modified keys are "imgs".
+
+    Args:
+        sigma: Lowest and highest standard deviation of the Gaussian, in pixels; one is drawn
+            uniformly between them for each clip. Default: (0.1, 2.0).
+
+    Raises:
+        ValueError: If ``sigma`` is not a pair with 0 < lowest <= highest.
+
+    Example:
+        >>> img = np.zeros((3, 3, 3), np.uint8)
+        >>> img[1, 1] = 255
+        >>> results = ClipGaussianBlur(sigma=(1, 1))({'imgs': [img]})
+        >>> bool(0 < results['imgs'][0][1, 1, 0] < 255)
+        True
+    """
+
+    def __init__(self, sigma: Sequence[float] = (0.1, 2.0)) -> None:
+        if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1] < math.inf:
+            raise ValueError(
+                'sigma must be (lowest, highest) in pixels with 0 < lowest <= highest, '
+                f'got {sigma!r}; for one fixed width give it twice'
+            )
+        self.sigma = tuple(sigma)
+
+    def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+        low, high = self.sigma
+        sigma = np.random.uniform(low, high)
+        return [cv2.GaussianBlur(img, (0, 0), sigma) for img in imgs]
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(sigma={self.sigma})'
+
+
+def _affine(img: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
+    return img.transform(img.size, Image.Transform.AFFINE, matrix, fillcolor=fill)
+
+
+# Each operation takes its strength: 1 is the far end of its range, and a signed one also goes to
+# -1. The affine matrices map output to input pixels, so a positive translation moves right, down.
+_SIGNED_OPS: dict[str, Op] = {
+    'ShearX': lambda img, s, fill: _affine(img, (1, 0.3 * s, 0, 0, 1, 0), fill),
+    'ShearY': lambda img, s, fill: _affine(img, (1, 0, 0, 0.3 * s, 1, 0), fill),
+    'TranslateX': lambda img, s, fill: _affine(
+        img, (1, 0, -round(150 / 331 * img.width * s), 0, 1, 0), fill
+    ),
+    'TranslateY': lambda img, s, fill: _affine(
+        img, (1, 0, 0, 0, 1, -round(150 / 331 * img.height * s)), fill
+    ),
+    'Rotate': lambda img, s, fill: img.rotate(30 * s, fillcolor=fill),
+    'Brightness': lambda img, s, fill: ImageEnhance.Brightness(img).enhance(1 + 0.9 * s),
+    'Color': lambda img, s, fill: ImageEnhance.Color(img).enhance(1 + 0.9 * s),
+    'Contrast': lambda img, s, fill: ImageEnhance.Contrast(img).enhance(1 + 0.9 * s),
+    'Sharpness': lambda img, s, fill: ImageEnhance.Sharpness(img).enhance(1 + 0.9 * s),
+}
+_UNSIGNED_OPS: dict[str, Op] = {
+    'Identity': lambda img, s, fill: img,
+    'Posterize': lambda img, s, fill: ImageOps.posterize(img, 8 - round(4 * s)),
+    'Solarize': lambda img, s, fill: ImageOps.solarize(img, math.ceil(256 * (1 - s))),
+    'AutoContrast': lambda img, s, fill: ImageOps.autocontrast(img),
+    'Equalize': lambda img, s, fill: ImageOps.equalize(img),
+}
+_OPS = _SIGNED_OPS | _UNSIGNED_OPS
+
+
+@TRANSFORMS.register_module()
+class ClipRandAugment(_ClipTransform):
+    """RandAugment with one draw of the operations for all frames of a clip.
+
+    `RandAugment: Practical automated data augmentation with a reduced search space
+    <https://arxiv.org/abs/1909.13719>`_ draws operations uniformly, with replacement, and applies
+    them in turn, all at the same strength ``magnitude / (num_magnitude_bins - 1)``:
+
+    ==========================  =====================================================
+    operation                   effect at strength 0 to 1
+    ==========================  =====================================================
+    Identity                    none
+    ShearX, ShearY              shear by 0 to 0.3, either way
+    TranslateX, TranslateY      shift by 0 to 150/331 of the side, either way
+    Rotate                      turn by 0 to 30 degrees about the centre, either way
+    Brightness, Color,          enhance by the factor 1 to 1.9 or 1 to 0.1
+    Contrast, Sharpness
+    Posterize                   keep 8 to 4 bits
+    Solarize                    invert the values from 256 to 0 on
+    AutoContrast, Equalize      the whole effect at every strength
+    ==========================  =====================================================
+
+    The way of a two-way operation is a fair coin, tossed once per operation and clip. The
+    geometric operations take the nearest pixel. Contrast, AutoContrast and Equalize measure each
+    frame by itself.
+
+    Required keys are "imgs", added or modified keys are "imgs".
+
+    Args:
+        num_ops: Number of operations applied to each clip. Default: 2.
+        magnitude: Strength, from 0 to ``num_magnitude_bins - 1``. Default: 27, of 30.
+        num_magnitude_bins: Number of strengths, 0 included. Default: 31.
+        fill: RGB value, each 0 to 255, of the pixels that come from outside the frame.
+            Default: black, (0, 0, 0).
+        ops: Names of the operations to draw from. Default: None, all 14 of the table.
+
+    Raises:
+        ValueError: If an argument is out of its range, or ``ops`` is empty or has an unknown
+            name.
+
+    Example:
+        >>> augment = ClipRandAugment(num_ops=1, magnitude=30, ops=['Solarize'])
+        >>> results = augment({'imgs': [np.full((1, 1, 3), (0, 100, 255), np.uint8)]})
+        >>> results['imgs'][0].tolist()
+        [[[255, 155, 0]]]
+    """
+
+    def __init__(
+        self,
+        num_ops: int = 2,
+        magnitude: int = 27,
+        num_magnitude_bins: int = 31,
+        fill: Sequence[int] = (0, 0, 0),
+        ops: Sequence[str] | None = None,
+    ) -> None:
+        if num_ops < 1:
+            raise ValueError(f'num_ops must be 1 or more, got {num_ops}')
+        if num_magnitude_bins < 2:
+            raise ValueError(f'num_magnitude_bins must be 2 or more, got {num_magnitude_bins}')
+        if not 0 <= magnitude < num_magnitude_bins:
+            raise ValueError(
+                'magnitude must be from 0 to num_magnitude_bins - 1 = '
+                f'{num_magnitude_bins - 1}, got {magnitude}'
+            )
+        if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
+            raise ValueError(f'fill must be 3 values (R, G, B) from 0 to 255, got {fill!r}')
+        ops = tuple(_OPS if ops is None else ops)
+        if not ops or not set(ops) <= set(_OPS):
+            raise ValueError(f'ops must be one or more of {", ".join(_OPS)}; got {ops!r}')
+        self.num_ops = num_ops
+        self.magnitude = magnitude
+        self.num_magnitude_bins = num_magnitude_bins
+        self.fill = tuple(fill)
+        self.ops = ops
+
+    def _draw(self) -> list[tuple[Op, float]]:
+        """Draw the operations of one clip and their signed strengths."""
+        strength = self.magnitude / (self.num_magnitude_bins - 1)
+        draw = []
+        for index in np.random.randint(len(self.ops), size=self.num_ops):
+            name = self.ops[index]
+            sign = -1 if name in _SIGNED_OPS and np.random.rand() < 0.5 else 1
+            draw.append((_OPS[name], sign * strength))
+        return draw
+
+    def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+        draw = self._draw()
+        outputs = []
+        for img in imgs:
+            output = Image.fromarray(img)
+            for op, strength in draw:
+                output = op(output, strength, self.fill)
+            outputs.append(np.array(output))
+        return outputs
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}('
+            f'num_ops={self.num_ops}, '
+            f'magnitude={self.magnitude}, '
+            f'num_magnitude_bins={self.num_magnitude_bins}, '
+            f'fill={self.fill}, '
+            f'ops={self.ops})'
+        )

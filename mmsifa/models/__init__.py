@@ -1,0 +1,7 @@
+"""Backbones, heads and the block they share, registered with ``mmaction.registry.MODELS``."""
+
+from mmsifa.models.heads import SIFAHead
+from mmsifa.models.layers import SIFA
+from mmsifa.models.sifa_net import SIFANet
+
+__all__ = ['SIFA', 'SIFAHead', 'SIFANet']

@@ -1,0 +1,96 @@
+"""The two-path classification head of SIFA-Net."""
+
+import torch
+from mmaction.models.heads import BaseHead
+from mmaction.registry import MODELS
+from mmengine.model import normal_init
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class SIFAHead(BaseHead):
+    """Classifies the two paths of a dual-path :class:`mmsifa.models.SIFANet`.
+
+    Each path is averaged over its frames and positions and has its own linear classifier. The
+    training loss is the sum of both cross-entropies; the score is the mean of both softmaxes,
+    averaged over clips and crops as ``average_clips`` says: ``'prob'`` averages probabilities (as
+    released), ``'score'`` their logarithms, None keeps the logarithms of every clip.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of both paths' features.
+        loss_cls: Loss of each path. Defaults to ``dict(type='CrossEntropyLoss')``.
+        dropout_ratio: Dropout before each classifier. Defaults to 0.5.
+        init_std: Standard deviation of the classifiers' initial weights. Defaults to 0.01.
+        **kwargs: Arguments of MMAction2's ``BaseHead``: ``topk``, ``average_clips``,
+            ``label_smooth_eps``, ``multi_class``.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.models import SIFAHead
+        >>> head = SIFAHead(num_classes=5, in_channels=8)
+        >>> logits, logits_dual = head((torch.rand(2, 8, 4, 7, 7), torch.rand(2, 8, 2, 14, 14)))
+        >>> tuple(logits.shape), tuple(logits_dual.shape)
+        ((2, 5), (2, 5))
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        loss_cls: dict = dict(type='CrossEntropyLoss'),
+        dropout_ratio: float = 0.5,
+        init_std: float = 0.01,
+        **kwargs,
+    ) -> None:
+        super().__init__(num_classes, in_channels, loss_cls, **kwargs)
+        self.init_std = init_std
+        self.dropout = nn.Dropout(dropout_ratio)
+        self.fc_cls = nn.Linear(in_channels, num_classes)
+        self.fc_cls_dual = nn.Linear(in_channels, num_classes)
+
+    def init_weights(self) -> None:
+        """Draw the classifiers' weights from a normal distribution."""
+        normal_init(self.fc_cls, std=self.init_std)
+        normal_init(self.fc_cls_dual, std=self.init_std)
+
+    def forward(self, feats: tuple[Tensor, Tensor], **kwargs) -> tuple[Tensor, Tensor]:
+        """Classify both paths.
+
+        Args:
+            feats: The features of the last stage and of the dual path, each (N, C, T, H, W) with
+                its own T, H and W.
+            **kwargs: Ignored; recognizers pass their test settings.
+
+        Returns:
+            The logits of both paths, each (N, num_classes), in float32.
+
+        Raises:
+            ValueError: If ``feats`` is not a pair of features.
+        """
+        if not isinstance(feats, (tuple, list)) or len(feats) != 2:
+            came = f'{len(feats)} features' if isinstance(feats, (tuple, list)) else 'one tensor'
+            raise ValueError(
+                'SIFAHead expects the features of two paths, as SIFANet gives them with '
+                f'dual_path=True and one stage in out_indices, got {came}. For a single path use '
+                "MMAction2's I3DHead"
+            )
+        classifiers = (self.fc_cls, self.fc_cls_dual)
+        logits, logits_dual = (
+            classify(self.dropout(path.mean(dim=(2, 3, 4)))).float()
+            for classify, path in zip(classifiers, feats, strict=True)
+        )
+        return logits, logits_dual
+
+    def loss_by_feat(self, cls_scores: tuple[Tensor, Tensor], data_samples: list) -> dict:
+        """Compute the losses and accuracies of both paths; those of the dual one end in _dual."""
+        losses = super().loss_by_feat(cls_scores[0], data_samples)
+        dual = super().loss_by_feat(cls_scores[1], data_samples)
+        return losses | {f'{name}_dual': value for name, value in dual.items()}
+
+    def predict_by_feat(self, cls_scores: tuple[Tensor, Tensor], data_samples: list) -> list:
+        """Score the samples by the mean of both softmaxes."""
+        paths = torch.stack(cls_scores).log_softmax(dim=-1)
+        # The softmax of this logarithm, which average_clips='prob' takes, is the mean itself.
+        log_mean = paths.logsumexp(dim=0) - torch.tensor(2.0).log()
+        return super().predict_by_feat(log_mean, data_samples)

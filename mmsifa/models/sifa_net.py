@@ -1,0 +1,372 @@
+"""SIFA-Net: a ResNet whose bottlenecks attend to the next frame."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmaction.models.backbones.resnet import Bottleneck
+from mmaction.registry import MODELS
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule, Sequential, constant_init
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmsifa.models.layers import SIFA
+from mmsifa.models.weights import check_some_weight_fits, load_2d_weights
+
+
+class FrameBottleneck(Bottleneck):
+    """MMAction2's bottleneck on the frames of clips, (N, T, C, H, W) in and out.
+
+    Subclasses add what the frames of a clip have to do with each other, at one of two places.
+    """
+
+    def __init__(
+        self, inplanes: int, planes: int, *, zero_init_residual: bool = True, **kwargs
+    ) -> None:
+        super().__init__(inplanes, planes, **kwargs)
+        self.zero_init_residual = zero_init_residual
+
+    def init_weights(self) -> None:
+        """Start the residual branch at zero, if so asked for."""
+        if self.zero_init_residual:
+            constant_init(self.conv3.norm, 0)
+
+    def between_frames(self, x: Tensor) -> Tensor:
+        """Transform the features (N, T, C, H, W) between the 3x3 and the last 1x1 convolution."""
+        return x
+
+    def context(self, x: Tensor) -> Tensor | None:
+        """Return what is added to the residual branch's output ``x``, (N, T, C, H, W), if any."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block, recomputed in the backward pass if ``with_cp``."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        clips = x.shape[:2]
+        frames = x.flatten(0, 1)
+        out = self.conv2(self.conv1(frames)).unflatten(0, clips)
+        out = self.conv3(self.between_frames(out).flatten(0, 1)).unflatten(0, clips)
+        identity = x if self.downsample is None else self.downsample(frames).unflatten(0, clips)
+        context = self.context(out)
+        out = out + identity
+        if context is not None:
+            out = out + context
+        return self.relu(out)
+
+
+class SIFABottleneck(FrameBottleneck):
+    """Bottleneck with a SIFA block after its 3x3 convolution."""
+
+    def __init__(self, inplanes: int, planes: int, *, sifa_cfg: dict, **kwargs) -> None:
+        super().__init__(inplanes, planes, **kwargs)
+        self.sifa = SIFA(planes, **sifa_cfg)
+
+    def init_weights(self) -> None:
+        """Start the residual branch and the offset predictor at zero."""
+        super().init_weights()
+        self.sifa.init_weights()
+
+    def between_frames(self, x: Tensor) -> Tensor:
+        """Attend from every frame to the next."""
+        return self.sifa(x)
+
+
+class GlobalContextBottleneck(FrameBottleneck):
+    r"""Bottleneck that adds a summary of the whole clip to every position.
+
+    .. math:: g = W_2 \, \mathrm{relu}(W_1 \, \mathrm{mean}_{T,H,W}(x)), \quad C \to C/16 \to C
+
+    The second layer starts at zero, so that a fresh block leaves pretrained features as they are.
+    """
+
+    def __init__(self, inplanes: int, planes: int, **kwargs) -> None:
+        super().__init__(inplanes, planes, **kwargs)
+        channels = planes * self.expansion
+        self.fc1 = nn.Linear(channels, channels // 16)
+        self.fc2 = nn.Linear(channels // 16, channels)
+        constant_init(self.fc2, 0)
+
+    def init_weights(self) -> None:
+        """Start the residual branch and the context at zero."""
+        super().init_weights()
+        constant_init(self.fc2, 0)
+
+    def context(self, x: Tensor) -> Tensor:
+        """Summarize the clip, (N, T, C, H, W) to (N, 1, C, 1, 1)."""
+        context = self.fc2(F.relu(self.fc1(x.mean(dim=(1, 3, 4)))))
+        return context[:, None, :, None, None]
+
+
+@MODELS.register_module()
+class SIFANet(BaseModule):
+    """SIFA-Net (Long et al., CVPR 2022, section 3.3): a 2D ResNet over tubelets, with SIFA.
+
+    ::
+
+        clip (N, 3, T, H, W)
+          -> stem: 7x7 convolution over tubelets of 4 frames, max-pool    (N, T/4,   64, H/4,  W/4)
+          -> layer1: bottlenecks                                          (N, T/4,  256, H/4,  W/4)
+          -> layer2, layer3, layer4: global context, SIFA, global context, SIFA, ...
+                                                                          (N, T/4, 2048, H/32, W/32)
+        layer3 -> max-pool over pairs of frames -> layer4_dual (stride 1) (N, T/8, 2048, H/16, W/16)
+
+    Every convolution is a 2D one over frames with channels last in memory. The stem's convolution
+    over T is a 2D convolution as well, over the stacked channels of a tubelet's frames.
+
+    Args:
+        depth: 50 or 101. Defaults to 50.
+        pretrained: Weights of a 2D ResNet of the same depth in torchvision's naming, as a path, a
+            URL or ``'torchvision://resnet50'``. The stem's middle frame gets the 2D kernel and both
+            fourth stages get the same weights. Defaults to None: train from scratch.
+        in_channels: Channels of a frame. Defaults to 3.
+        num_stages: Number of stages, 1 to 4. Defaults to 4.
+        stage_blocks: Bottlenecks of each stage, in place of those of ``depth``. Defaults to None.
+        base_channels: Width of the stem and of the first stage's bottlenecks. Defaults to 64.
+        tubelet_size: Frames that the stem makes into one. Defaults to 4.
+        out_indices: Stages whose features are returned, 0 to 3. Defaults to ``(3, )``.
+        strides: Spatial stride of each stage. Defaults to ``(1, 2, 2, 2)``.
+        stage_with_sifa: Which stages have global-context bottlenecks (even blocks) and SIFA
+            bottlenecks (odd blocks); the others have plain ones. Defaults to all but the first.
+        kernel_sizes: Side of the attention window in each stage, odd. Defaults to
+            ``(3, 3, 3, 3)``.
+        num_heads: Attention heads. Defaults to 1.
+        softmax: Whether attention weights go through a softmax. Defaults to False.
+        deformable: Whether offsets are predicted; if False they are zero. Defaults to True.
+        dual_path: Whether there is a second fourth stage, at half the frame rate and twice the
+            resolution; its features come last in the output. Defaults to True.
+        frozen_stages: Stages whose parameters and statistics stay fixed: 0 for the stem, i for the
+            stem and the first i stages, -1 for none. Defaults to -1.
+        norm_cfg: Normalization layer. Defaults to ``dict(type='BN2d', requires_grad=True)``.
+        act_cfg: Activation layer. Defaults to ``dict(type='ReLU', inplace=True)``.
+        norm_eval: Whether batch normalization keeps its statistics in training. Defaults to False.
+        with_cp: Whether blocks are computed again in the backward pass to save memory. Defaults to
+            False.
+        zero_init_residual: Whether the last normalization of a block starts at zero. Defaults to
+            True.
+        init_cfg: Initialization config. ``dict(type='Pretrained', checkpoint=...)`` loads weights
+            of this backbone. Defaults to Kaiming initialization.
+
+    Raises:
+        ValueError: If an argument does not fit the others, or a weights file does not fit the
+            network.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.models import SIFANet
+        >>> net = SIFANet(stage_blocks=(1, 2, 2, 2), base_channels=8)
+        >>> for features in net(torch.rand(2, 3, 16, 64, 64)):
+        ...     print(tuple(features.shape))  # (N, C, T, H, W)
+        (2, 256, 4, 2, 2)
+        (2, 256, 2, 4, 4)
+    """
+
+    arch_settings = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+    def __init__(
+        self,
+        depth: int = 50,
+        pretrained: str | None = None,
+        in_channels: int = 3,
+        num_stages: int = 4,
+        stage_blocks: Sequence[int] | None = None,
+        base_channels: int = 64,
+        tubelet_size: int = 4,
+        out_indices: Sequence[int] = (3,),
+        strides: Sequence[int] = (1, 2, 2, 2),
+        stage_with_sifa: Sequence[bool] = (False, True, True, True),
+        kernel_sizes: Sequence[int] = (3, 3, 3, 3),
+        num_heads: int = 1,
+        softmax: bool = False,
+        deformable: bool = True,
+        dual_path: bool = True,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN2d', requires_grad=True),
+        act_cfg: dict = dict(type='ReLU', inplace=True),
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        zero_init_residual: bool = True,
+        init_cfg: dict | list[dict] | None = [
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Constant', layer='_BatchNorm', val=1),
+        ],
+    ) -> None:
+        super().__init__(init_cfg)
+        if stage_blocks is None:
+            if depth not in self.arch_settings:
+                raise ValueError(f'depth must be one of {list(self.arch_settings)}, got {depth}')
+            stage_blocks = self.arch_settings[depth]
+        self._check_stages(
+            num_stages,
+            frozen_stages,
+            dual_path,
+            out_indices,
+            stage_blocks=stage_blocks,
+            strides=strides,
+            stage_with_sifa=stage_with_sifa,
+            kernel_sizes=kernel_sizes,
+        )
+        self.pretrained = pretrained
+        self.in_channels = in_channels
+        self.tubelet_size = tubelet_size
+        self.out_indices = tuple(out_indices)
+        self.dual_path = dual_path
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        self.conv1 = ConvModule(
+            in_channels * tubelet_size,
+            base_channels,
+            kernel_size=7,
+            stride=2,
+            padding=3,
+            bias=False,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+        )
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+        block_cfg = dict(
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            with_cp=with_cp,
+            zero_init_residual=zero_init_residual,
+        )
+        inplanes = base_channels
+        self.stages: list[str] = []
+        for i in range(num_stages):
+            planes = base_channels * 2**i
+            sifa_cfg = None
+            if stage_with_sifa[i]:
+                sifa_cfg = dict(
+                    kernel_size=kernel_sizes[i],
+                    num_heads=num_heads,
+                    softmax=softmax,
+                    deformable=deformable,
+                )
+            stage_cfg = dict(num_blocks=stage_blocks[i], sifa_cfg=sifa_cfg, **block_cfg)
+            self.stages.append(f'layer{i + 1}')
+            self.add_module(self.stages[-1], _make_stage(inplanes, planes, strides[i], **stage_cfg))
+            if i == 3 and dual_path:
+                self.layer4_dual = _make_stage(inplanes, planes, 1, **stage_cfg)
+            inplanes = planes * FrameBottleneck.expansion
+        self.to(memory_format=torch.channels_last)
+        self._freeze_stages()
+
+    @staticmethod
+    def _check_stages(num_stages, frozen_stages, dual_path, out_indices, **per_stage) -> None:
+        if not 1 <= num_stages <= 4:
+            raise ValueError(f'num_stages must be 1 to 4, got {num_stages}')
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
+        if dual_path and num_stages < 4:
+            raise ValueError(f'dual_path needs num_stages=4, got {num_stages}: set dual_path=False')
+        if not out_indices or not set(out_indices) <= set(range(num_stages)):
+            raise ValueError(
+                f'out_indices must be stages out of 0 to {num_stages - 1}, got {tuple(out_indices)}'
+            )
+        for name, values in per_stage.items():
+            if len(values) < num_stages:
+                raise ValueError(
+                    f'{name} must have a value for each of {num_stages} stages, got {values}'
+                )
+
+    def init_weights(self) -> None:
+        """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""
+        for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []:
+            if cfg['type'] == 'Pretrained':
+                check_some_weight_fits(self, cfg['checkpoint'], cfg.get('prefix', ''))
+        super().init_weights()
+        if self.pretrained:
+            load_2d_weights(self, self.pretrained)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            x: Clips (N, C, T, H, W); ``tubelet_size`` divides T.
+
+        Returns:
+            The features (N, C', T', H', W') of the stages in ``out_indices``, then those of the
+            dual path; a single tensor if there is only one.
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions, channels or frames.
+        """
+        x = self.maxpool(self.conv1(self._stack_tubelets(x))).unflatten(
+            0, (x.shape[0], x.shape[2] // self.tubelet_size)
+        )
+        outs = []
+        for i, stage in enumerate(self.stages):
+            before, x = x, getattr(self, stage)(x)
+            if i in self.out_indices:
+                outs.append(x.transpose(1, 2))
+        if self.dual_path:
+            # An odd last frame is kept, so that a clip of one tubelet has a dual path too.
+            slow = F.max_pool3d(before.transpose(1, 2), (2, 1, 1), ceil_mode=True)
+            outs.append(self.layer4_dual(slow.transpose(1, 2)).transpose(1, 2))
+        return outs[0] if len(outs) == 1 else tuple(outs)
+
+    def _stack_tubelets(self, x: Tensor) -> Tensor:
+        """Stack the frames of a tubelet as channels: (N*T/4, 4*C, H, W), channels last."""
+        size = self.tubelet_size
+        if x.dim() != 5 or x.shape[1] != self.in_channels or x.shape[2] % size or not x.shape[2]:
+            raise ValueError(
+                f'SIFANet expects clips of shape (N, {self.in_channels}, T, H, W) with T a '
+                f'multiple of {size} frames, got {tuple(x.shape)}'
+            )
+        tubelets = x.unflatten(2, (-1, size)).permute(0, 2, 4, 5, 1, 3)  # (N, T/4, H, W, C, 4)
+        return tubelets.flatten(4, 5).flatten(0, 1).permute(0, 3, 1, 2)
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.conv1, *(getattr(self, s) for s in self.stages[: self.frozen_stages])]
+        if self.frozen_stages == 4 and self.dual_path:
+            frozen.append(self.layer4_dual)
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'SIFANet':
+        """Set the mode; frozen stages, and all statistics with ``norm_eval``, stay fixed."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def _make_stage(
+    inplanes: int, planes: int, stride: int, *, num_blocks: int, sifa_cfg: dict | None, **block_cfg
+) -> Sequential:
+    outplanes = planes * FrameBottleneck.expansion
+    blocks = Sequential()
+    for i in range(num_blocks):
+        kwargs = dict(block_cfg)
+        if i == 0:
+            kwargs['stride'] = stride
+            if stride != 1 or inplanes != outplanes:
+                kwargs['downsample'] = ConvModule(
+                    inplanes,
+                    outplanes,
+                    kernel_size=1,
+                    stride=stride,
+                    bias=False,
+                    norm_cfg=block_cfg['norm_cfg'],
+                    act_cfg=None,
+                )
+        block: type[FrameBottleneck] = FrameBottleneck
+        if sifa_cfg is not None:
+            block = SIFABottleneck if i % 2 else GlobalContextBottleneck
+            if block is SIFABottleneck:
+                kwargs['sifa_cfg'] = sifa_cfg
+        blocks.append(block(inplanes if i == 0 else outplanes, planes, **kwargs))
+    return blocks

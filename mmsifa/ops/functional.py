@@ -1,0 +1,147 @@
+"""The public op: its contract, its checks and the choice of a backend."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mmsifa.ops import reference
+
+
+class Backend(NamedTuple):
+    """One implementation of the op.
+
+    Attributes:
+        run: Takes the checked arguments of :func:`inter_frame_attention` by position.
+        unsupported_reason: Takes the query and says why ``run`` cannot take it, or None if it can.
+    """
+
+    run: Callable[..., Tensor]
+    unsupported_reason: Callable[[Tensor], str | None]
+
+
+#: Backends by name, fastest first. The last one takes everything, so a choice always ends.
+BACKENDS: dict[str, Backend] = {
+    'reference': Backend(reference.inter_frame_attention, reference.unsupported_reason),
+}
+
+
+def inter_frame_attention(
+    query: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    *,
+    kernel_size: int = 3,
+    dilation: int = 1,
+    num_heads: int = 1,
+    scale: float | None = None,
+    softmax: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Attend from every position of a frame to deformed neighbours in the next frame.
+
+    With :math:`q` the query frame, :math:`v` the next frame, which is key and value at once, and
+    :math:`K` the side of the window, tap :math:`k = k_y K + k_x` of position :math:`p` computes
+
+    .. math::
+        s_k(p) &= v\big(p + \text{dilation} \cdot ((k_y, k_x) - \tfrac{K-1}{2}) + o_k(p)\big) \\
+        w_k(p) &= \text{scale} \cdot \langle q(p), s_k(p) \rangle \quad \text{per head} \\
+        \text{out}(p) &= \sum_k w_k(p) \, s_k(p)
+
+    where :math:`v(\cdot)` is bilinear with zeros outside the frame: a sample counts where
+    ``-1 < y < H`` and ``-1 < x < W``, and its gradient at a whole pixel is the one towards the next
+    pixel. A NaN, infinite or huge offset is outside: it gives zero and zero gradient. Inputs of
+    half precision are accumulated in float32. All three inputs have gradients.
+
+    Args:
+        query: Frames t, (N, T, C, H, W), of any float dtype and any strides.
+        value: Frames t + 1, of the shape, dtype and device of ``query``.
+        offset: (N, T, 2*K*K, H, W), in pixels of the feature map: channel 2k moves tap k down and
+            channel 2k + 1 moves it to the right.
+        kernel_size: K, odd. Defaults to 3.
+        dilation: Distance of neighbouring taps in pixels. Defaults to 1.
+        num_heads: Number of attention heads; it divides C. Defaults to 1.
+        scale: Factor of the weights. Defaults to one over the channels of a head.
+        softmax: Whether the weights of a position's taps go through a softmax. The paper uses them
+            as they are, which is the default.
+        backend: A name out of ``mmsifa.ops.BACKENDS``. Defaults to the fastest that takes the
+            inputs.
+
+    Returns:
+        The attended features, of the shape, dtype and device of ``query``.
+
+    Raises:
+        ValueError: If an argument has a wrong type, shape, dtype, device or value.
+        RuntimeError: If the named ``backend`` cannot take the inputs.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.ops import inter_frame_attention
+        >>> frames = torch.ones(1, 5, 4, 6, 6)  # one clip of 5 frames
+        >>> offset = torch.zeros(1, 4, 18, 6, 6)
+        >>> out = inter_frame_attention(frames[:, :-1], frames[:, 1:], offset)
+        >>> out.shape
+        torch.Size([1, 4, 4, 6, 6])
+        >>> out[0, 0, 0, 0, 0].item(), out[0, 0, 0, 3, 3].item()  # 4 of 9 neighbours exist; all do
+        (4.0, 9.0)
+    """
+    _check(query, value, offset, kernel_size, dilation, num_heads)
+    if scale is None:
+        scale = num_heads / query.shape[2] if query.shape[2] else 1.0
+    run = _choose(backend, query).run
+    return run(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+
+
+def _choose(name: str | None, query: Tensor) -> Backend:
+    if name is None:
+        return next(b for b in BACKENDS.values() if b.unsupported_reason(query) is None)
+    if name not in BACKENDS:
+        raise ValueError(f'backend must be one of {list(BACKENDS)} or None, got {name!r}')
+    reason = BACKENDS[name].unsupported_reason(query)
+    if reason is not None:
+        raise RuntimeError(f'backend {name!r} cannot take these inputs: {reason}')
+    return BACKENDS[name]
+
+
+def _check(
+    query: Tensor, value: Tensor, offset: Tensor, kernel_size: int, dilation: int, num_heads: int
+) -> None:
+    for name, number in (
+        ('kernel_size', kernel_size),
+        ('dilation', dilation),
+        ('num_heads', num_heads),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f'{name} must be a positive integer, got {number!r}')
+    if kernel_size % 2 == 0:
+        raise ValueError(
+            f'kernel_size must be odd, so that a window has a centre, got {kernel_size}'
+        )
+    for name, tensor in (('query', query), ('value', value), ('offset', offset)):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f'{name} must be a tensor, got {type(tensor).__name__}')
+    if query.dim() != 5:
+        raise ValueError(f'query must have shape (N, T, C, H, W), got {tuple(query.shape)}')
+    if not query.is_floating_point():
+        raise ValueError(f'query must have a floating-point dtype, got {query.dtype}')
+    n, t, c, h, w = query.shape
+    if c % num_heads:
+        raise ValueError(f'num_heads must divide the {c} channels of query, got {num_heads}')
+    offset_shape = (n, t, 2 * kernel_size**2, h, w)
+    for name, tensor, shape in (
+        ('value', value, (n, t, c, h, w)),
+        ('offset', offset, offset_shape),
+    ):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(
+                f'{name} must have shape {shape} for query {tuple(query.shape)} and '
+                f'kernel_size={kernel_size}, got {tuple(tensor.shape)}'
+            )
+        if tensor.dtype != query.dtype:
+            raise ValueError(
+                f'{name} must have the dtype of query, {query.dtype}, got {tensor.dtype}'
+            )
+        if tensor.device != query.device:
+            raise ValueError(
+                f'{name} must be on the device of query, {query.device}, got {tensor.device}'
+            )

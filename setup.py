@@ -1,0 +1,65 @@
+import os
+from pathlib import Path
+from shutil import copy2, copytree, ignore_patterns, rmtree
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+MIM_FILES = ('configs', 'tools', 'model-index.yml')
+
+
+class BuildWithMim(build_py):
+    """Put configs, tools and model index where MIM looks for them, ``mmsifa/.mim``.
+
+    A wheel gets copies; an editable install gets links, so that it never shows stale files.
+    """
+
+    def run(self):
+        super().run()
+        target = Path('mmsifa' if self.editable_mode else Path(self.build_lib) / 'mmsifa') / '.mim'
+        rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in MIM_FILES:
+            if self.editable_mode:
+                (target / name).symlink_to(Path(os.pardir, os.pardir, name))
+            elif (ROOT / name).is_dir():
+                copytree(ROOT / name, target / name, ignore=ignore_patterns('__pycache__'))
+            else:
+                copy2(ROOT / name, target / name)
+
+
+version: dict = {}
+exec((ROOT / 'mmsifa/version.py').read_text(), version)
+
+setup(
+    name='mmsifa',
+    version=version['__version__'],
+    description='Stand-Alone Inter-Frame Attention (SIFA) video backbones for MMAction2',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['mmsifa', 'mmsifa.*']),
+    cmdclass={'build_py': BuildWithMim},
+    # MMEngine, MMCV (or mmcv-lite) and MMAction2 come first, by tools/setup_env.sh or the user's
+    # own way: MMAction2 1.2.0 asks for packages that clash with maintained ones (constraints.txt).
+    install_requires=[
+        'Pillow',
+        'einops',
+        'importlib_metadata',  # MMAction2 imports it undeclared
+        'matplotlib',
+        'numpy',
+        'rich',
+        'scipy',
+        'setuptools<81',  # MMEngine and MIM import pkg_resources
+        'torch>=2.6',
+    ],
+    extras_require={
+        # What MMEngine and MMCV require, for environments where they came without dependencies.
+        'runtime': ['addict', 'packaging', 'pyyaml', 'termcolor', 'yapf'],
+        'mim': ['openmim'],
+        'tensorboard': ['tensorboard'],
+        'tests': ['build', 'mypy', 'pytest', 'ruff', 'types-setuptools'],
+    },
+)

@@ -1,0 +1,86 @@
+"""Draw the loss and the validation accuracy of a training run that MMEngine logged."""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    """Read what the newest run in a work folder logged, in order.
+
+    Args:
+        work_dir: The folder given to training as ``--work-dir``.
+
+    Returns:
+        One dict for each logged line; validation results have no ``loss``.
+
+    Raises:
+        FileNotFoundError: If no training run is logged there.
+    """
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if any('loss' in line for line in lines):
+            return lines
+    raise FileNotFoundError(
+        f'{work_dir} holds no training run: expected TIME/vis_data/scalars.json with losses in it'
+    )
+
+
+def plot(scalars: list[dict], metric: str, out: Path) -> None:
+    """Draw the loss and a validation metric over the epochs into a PNG file.
+
+    Args:
+        scalars: What :func:`read_scalars` gives.
+        metric: Name of the validation metric, a share between 0 and 1.
+        out: The file to write.
+    """
+    train = [line for line in scalars if 'loss' in line]
+    val = [line for line in scalars if metric in line]
+    epoch_length = max(line['iter'] / line['epoch'] for line in train)
+    figure, (loss_axes, metric_axes) = plt.subplots(
+        2, 1, sharex=True, figsize=(7, 6), layout='constrained'
+    )
+    loss_axes.plot(
+        [line['iter'] / epoch_length for line in train], [line['loss'] for line in train]
+    )
+    loss_axes.set_ylabel('training loss')
+    loss_axes.set_ylim(bottom=0)
+    if val:
+        values = [100 * line[metric] for line in val]
+        metric_axes.plot([line['step'] for line in val], values, 'o-', color='tab:orange')
+        last = (val[-1]['step'], values[-1])
+        metric_axes.annotate(
+            f'{last[1]:.1f} %', last, (-6, -8), textcoords='offset points', ha='right', va='top'
+        )
+    metric_axes.set_ylabel(f'held-out {metric.removeprefix("acc/")} [%]')
+    metric_axes.set_ylim(0, 103)
+    metric_axes.set_xlabel('epoch')
+    for axes in (loss_axes, metric_axes):
+        axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Draw the curve of the run that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', type=Path, help='the folder that training wrote into')
+    parser.add_argument('--metric', default='acc/top1', help='validation metric to draw')
+    parser.add_argument('--out', type=Path, help='default: WORK_DIR/learning_curve.png')
+    args = parser.parse_args()
+    out = args.out or args.work_dir / 'learning_curve.png'
+    try:
+        scalars = read_scalars(args.work_dir)
+    except FileNotFoundError as error:
+        parser.exit(1, f'{parser.prog}: {error}\n')
+    plot(scalars, args.metric, out)
+    print(f'The learning curve is saved at {out}.')
+
+
+if __name__ == '__main__':
+    main()

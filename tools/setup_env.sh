@@ -1,0 +1,52 @@
+# Sets up the Python environment. Source it: `source tools/setup_env.sh [EXTRA,...]`
+#
+# Uses the active virtual environment, or makes .venv at the root of the repository (with $PYTHON,
+# default python3) and activates it. Packages that are there in another variant are kept: any torch,
+# full MMCV for mmcv-lite, decord for decord2, any OpenCV. A second run takes no time.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+if [ -z "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
+    if [ ! -e "$root/.venv/bin/activate" ]; then
+        echo "Making the virtual environment .venv"
+        "${PYTHON:-python3}" -m venv "$root/.venv" || {
+            rm -rf "$root/.venv"
+            echo "Python's venv is missing: on Debian or Ubuntu run 'apt-get install python3-venv'," \
+                "or activate an environment of your own." >&2
+            exit 1
+        }
+    fi
+    source "$root/.venv/bin/activate"
+fi
+
+has() { python -c "import sys, importlib.util as u; sys.exit(u.find_spec('$1') is None)"; }
+
+install() {
+    python -m pip install --quiet --disable-pip-version-check --constraint "$constraints" "$@" || {
+        echo "pip could not install: $*" >&2
+        exit 1
+    }
+}
+
+prefix=${VIRTUAL_ENV:-$CONDA_PREFIX}
+extras=runtime,mim${1:+,$1}
+state="$root $extras $(cat "$root/constraints.txt" "$root/setup.py" "$root/tools/setup_env.sh" | cksum)"
+stamp="$prefix/.mmsifa-${extras//,/-}"
+
+if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
+    echo "Installing packages into $prefix"
+    constraints=$root/constraints.txt
+    has torch || install torch
+    constraints=$prefix/mmsifa-constraints.txt # without torch: the one that is there stays
+    grep -v '^torch==' "$root/constraints.txt" >"$constraints"
+
+    alone=(mmengine mmaction2) # without their dependencies, see constraints.txt
+    has mmcv || alone+=(mmcv-lite)
+    others=('setuptools<81' wheel)
+    has decord || others+=(decord2)
+    has cv2 || others+=(opencv-python-headless)
+    install "${others[@]}"
+    install --no-deps "${alone[@]}"
+    install --no-build-isolation --editable "$root[$extras]"
+    echo "$state" >"$stamp"
+fi

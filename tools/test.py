@@ -1,0 +1,8 @@
+"""MMAction2's test script with mmsifa imported first: ``mim test mmsifa CONFIG --checkpoint FILE``."""
+
+import sys
+
+from mmsifa.run import run_tool
+
+if __name__ == '__main__':
+    run_tool('test', sys.argv[1:])

@@ -1,0 +1,8 @@
+"""MMAction2's training script with mmsifa imported first: ``mim train mmsifa CONFIG``."""
+
+import sys
+
+from mmsifa.run import run_tool
+
+if __name__ == '__main__':
+    run_tool('train', sys.argv[1:])
