@@ -11,4 +11,4 @@ compat.apply()
 from mmsifa import datasets, models, ops  # noqa: E402
 from mmsifa.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'datasets', 'models', 'ops']
+__all__ = ['__version__', 'compat', 'datasets', 'models', 'ops']

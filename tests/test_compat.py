@@ -33,6 +33,7 @@ from mmengine.runner import Runner, load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 ROOT = Path(__file__).resolve().parents[1]
+numpy_2 = pytest.mark.skipif(np.__version__ < '2', reason='numpy 1 wraps around')
 on_cpu = pytest.mark.skipif(get_device() != 'cpu', reason='about machines without a GPU')
 
 TINY = """
@@ -237,7 +238,7 @@ def unmended(tmp_path_factory):
         ('wrap_model', 'device_ids and output_device arguments only work'),
         ('config_base', 'get external package'),
         ('head', 'BFloat16'),
-        ('hue', 'out of bounds for uint8'),
+        pytest.param('hue', 'out of bounds for uint8', marks=numpy_2),
     ],
 )
 def test_upstream_still_has_the_gap(unmended, gap, error):
@@ -394,10 +395,10 @@ def test_a_hostile_file_is_refused(attack, entry, tmp_path, monkeypatch):
 
 
 def test_torch_load_is_as_before_afterwards(trained):
-    before = torch.load, torch.serialization.get_safe_globals()
+    before = torch.load, set(torch.serialization.get_safe_globals())
     with compat.safe_loading(), compat.safe_loading():
         torch.load(trained[0])
-    assert (torch.load, torch.serialization.get_safe_globals()) == before
+    assert (torch.load, set(torch.serialization.get_safe_globals())) == before
 
 
 def test_checkpoint_loading_is_left_alone_where_it_works(monkeypatch):

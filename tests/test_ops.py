@@ -60,9 +60,9 @@ def definition(query, value, offset, *, kernel_size=3, dilation=1, num_heads=1, 
                 )
                 taps.append([sample(b, f, ch, py, px) for ch in channels])
             weights = [
-                scale * sum(query[b, f, ch, y, x].item() * s for ch, s in zip(channels, tap, strict=True))
+                scale * sum(query[b, f, channels[i], y, x].item() * s for i, s in enumerate(tap))
                 for tap in taps
-            ]  # fmt: skip
+            ]
             if softmax:
                 top = max(weights)
                 total = sum(math.exp(weight - top) for weight in weights)
@@ -229,12 +229,12 @@ q, v, o = inputs((2, 3, 4, 6, 6), dtype=torch.float32)
     [
         ((q[0], v, o), {}, r'query must have shape \(N, T, C, H, W\), got \(3, 4, 6, 6\)'),
         ((q.long(), v, o), {}, r'query must have a floating-point dtype, got torch.int64'),
-        ((q, v[:, :, :3], o), {}, r'value must have shape \(2, 3, 4, 6, 6\).*got \(2, 3, 3, 6, 6\)'),
+        ((q, v[:, :, :3], o), {}, r'value must have shape \(2, 3, 4, 6, 6\).*\(2, 3, 3, 6, 6\)'),
         ((q, v, o[:, :, :9]), {}, r'offset must have shape \(2, 3, 18, 6, 6\) for query '
          r'\(2, 3, 4, 6, 6\) and kernel_size=3, got \(2, 3, 9, 6, 6\)'),
         ((q, v, o), dict(kernel_size=5), r'offset must have shape \(2, 3, 50, 6, 6\)'),
-        ((q, v.double(), o), {}, r'value must have the dtype of query, torch.float32, got torch.fl'),
-        ((q, v, o.half()), {}, r'offset must have the dtype of query, torch.float32, got torch.fl'),
+        ((q, v.double(), o), {}, r'value must have the dtype of query, torch.float32, got torch'),
+        ((q, v, o.half()), {}, r'offset must have the dtype of query, torch.float32, got torch'),
         ((q, v, o.to('meta')), {}, r'offset must be on the device of query, cpu, got meta'),
         ((q, v, None), {}, r'offset must be a tensor, got NoneType'),
         ((q, v, o), dict(kernel_size=2), r'kernel_size must be odd.* got 2'),

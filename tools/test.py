@@ -1,4 +1,4 @@
-"""MMAction2's test script with mmsifa imported first: ``mim test mmsifa CONFIG --checkpoint FILE``."""
+"""MMAction2's test script with mmsifa imported first: ``mim test mmsifa CONFIG ...``."""
 
 import sys
 
