@@ -47,8 +47,8 @@ def run():
 
 @pytest.fixture(scope='session')
 def motion_data(tmp_path_factory, run) -> Path:
-    """A small motion data set: 16 training and 9 validation clips of 20 frames, 32 pixels."""
+    """A small motion data set: 16 training and 9 validation clips of 18 frames."""
     out = tmp_path_factory.mktemp('data') / 'motion'
-    sizes = ['--num-train', 16, '--num-val', 9, '--num-frames', 20, '--size', 32]
-    run('python', 'tools/make_motion_dataset.py', out, *sizes, '--displacement', 1)
+    sizes = ['--num-train', 16, '--num-val', 9, '--num-frames', 18]
+    run('python', 'tools/make_motion_dataset.py', out, *sizes)
     return out

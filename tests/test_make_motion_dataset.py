@@ -360,18 +360,18 @@ def test_a_dataset_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
 def test_videos_that_cannot_be_written_are_errors(tmp_path, monkeypatch):
     frames = tool.render(clip('up', num_frames=3))
     with pytest.raises(RuntimeError, match=r'could not open .*the folder must be writable'):
-        tool.write_video(tmp_path / 'missing' / 'a.avi', frames, 24)
+        tool.write_video(tmp_path / 'missing' / 'a.mp4', frames, 24)
 
     reader = decord.VideoReader
-    tool.write_video(tmp_path / 'short.avi', frames[:2], 24)
-    short = reader(str(tmp_path / 'short.avi'))
+    tool.write_video(tmp_path / 'short.mp4', frames[:2], 24)
+    short = reader(str(tmp_path / 'short.mp4'))
     monkeypatch.setattr(decord, 'VideoReader', lambda *_, **__: short)
     with pytest.raises(RuntimeError, match='does not hold all that was written: is the disk full'):
-        tool.write_video(tmp_path / 'a.avi', frames, 24)
+        tool.write_video(tmp_path / 'a.mp4', frames, 24)
 
     monkeypatch.setattr(decord, 'VideoReader', lambda *_, **__: reader(str(tmp_path / 'missing')))
     with pytest.raises(RuntimeError, match=r'decord, .* could not read .*here 64x64; 64, 112 and'):
-        tool.write_video(tmp_path / 'a.avi', frames, 24)
+        tool.write_video(tmp_path / 'a.mp4', frames, 24)
 
 
 @pytest.mark.parametrize(

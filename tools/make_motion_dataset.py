@@ -15,8 +15,8 @@ the one before, such as MPEG-4, show the direction of motion in every single fra
 
 The files are laid out as MMAction2's ``VideoDataset`` reads Kinetics::
 
-    OUT/videos_train/*.avi  OUT/train_list_videos.txt  OUT/label_map.txt
-    OUT/videos_val/*.avi    OUT/val_list_videos.txt    OUT/settings.json
+    OUT/videos_train/*.mp4  OUT/train_list_videos.txt  OUT/label_map.txt
+    OUT/videos_val/*.mp4    OUT/val_list_videos.txt    OUT/settings.json
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Write a video without loss and check that it can be read to its end.
 
     Args:
-        path: The AVI file to write.
+        path: The mp4 file to write.
         frames: RGB frames, uint8, shape (T, H, W, 3).
         fps: Frames per second.
 
@@ -246,8 +246,8 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, (width, height))
     if not writer.isOpened():
         raise RuntimeError(
-            f'OpenCV could not open {path} to write FFV1 video: the folder must be writable and '
-            'OpenCV built with FFmpeg, as opencv-python from PyPI is'
+            f'OpenCV {cv2.__version__} could not open {path} to write FFV1 video: the folder must '
+            'be writable and OpenCV 5 or newer, as from opencv-python-headless on PyPI'
         )
     for frame in frames:
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
@@ -335,7 +335,7 @@ def _write_split(out: Path, split: str, count: int, settings: Settings) -> None:
         label = index % len(MOTIONS)
         motion = list(MOTIONS)[label]
         rng = np.random.default_rng([settings.seed, ('train', 'val').index(split), index])
-        name = f'{index:05d}_{motion}.avi'
+        name = f'{index:05d}_{motion}.mp4'
         write_video(videos / name, render(sample_clip(rng, motion, settings)), settings.fps)
         lines.append(f'{name} {label}\n')
     _write_text(out / f'{split}_list_videos.txt', ''.join(lines))
