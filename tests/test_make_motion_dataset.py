@@ -79,7 +79,7 @@ def test_a_dataset_has_every_file_it_lists_and_no_other(dataset):
         assert [label for _, label in listed] == [index % 8 for index in range(count)]
     assert json.loads((dataset / 'settings.json').read_text()) == {
         'format': 'mmsifa-motion', 'version': 1, 'num_train': 16, 'num_val': 8, 'num_frames': 5,
-        'size': 64, 'displacement': 2.0, 'seed': 0, 'fps': 24,
+        'size': 64, 'displacement': 3.0, 'seed': 0, 'fps': 24,
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ grown to the largest size goes on from the smallest. A clip starts anywhere on t
 chance and moves uniformly. So a single frame, whichever it is, has the same distribution in every
 class, and a clip played backwards is a clip of the opposite class.
 
-A zoom runs through all sizes in about 0.3 * size / displacement frames (10 by default). Sampled
+A zoom runs through all sizes in about 0.3 * size / displacement frames (6 by default). Sampled
 at half of that or further apart, frames no longer tell towards from away.
 
 The videos are coded without loss (FFV1), since the artefacts of a codec that predicts a frame from
@@ -61,12 +61,12 @@ class Settings:
         ValueError: If no dataset can be made from the settings.
     """
 
-    num_train: int = field(default=800, metadata={'help': 'clips in the training split'})
+    num_train: int = field(default=1600, metadata={'help': 'clips in the training split'})
     num_val: int = field(default=200, metadata={'help': 'clips in the validation split'})
-    num_frames: int = field(default=24, metadata={'help': 'frames in a clip'})
+    num_frames: int = field(default=20, metadata={'help': 'frames in a clip'})
     size: int = field(default=64, metadata={'help': 'height and width of the frames in pixels'})
     displacement: float = field(
-        default=2.0,
+        default=3.0,
         metadata={'help': 'mean displacement of the rim of a sprite from frame to frame in pixels'},
     )
     seed: int = field(default=0, metadata={'help': 'seed of everything random'})
@@ -190,7 +190,7 @@ def _sprite(rng: np.random.Generator) -> tuple[np.ndarray, float]:
     axis = np.linspace(-TEXTURE_REACH, TEXTURE_REACH, TEXTURE_SIZE)
     x, y = np.meshgrid(axis, axis)
     inside = np.interp(np.arctan2(y, x), turn, outline, period=2 * np.pi) - np.hypot(x, y)
-    colour = _texture(rng, TEXTURE_SIZE, (2, 3, 6), 0.3)
+    colour = _texture(rng, TEXTURE_SIZE, (3, 6, 12), 0.3)
     return np.dstack([colour, inside]).astype(np.float32), float(outline.mean())
 
 

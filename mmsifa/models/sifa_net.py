@@ -1,6 +1,7 @@
 """SIFA-Net: a ResNet whose bottlenecks attend to the next frame."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -249,7 +250,9 @@ class SIFANet(BaseModule):
                     softmax=softmax,
                     deformable=deformable,
                 )
-            stage_cfg = dict(num_blocks=stage_blocks[i], sifa_cfg=sifa_cfg, **block_cfg)
+            stage_cfg: dict[str, Any] = dict(
+                num_blocks=stage_blocks[i], sifa_cfg=sifa_cfg, **block_cfg
+            )
             self.stages.append(f'layer{i + 1}')
             self.add_module(self.stages[-1], _make_stage(inplanes, planes, strides[i], **stage_cfg))
             if i == 3 and dual_path:

@@ -39,7 +39,9 @@ def inter_frame_attention(
     weights = [scale * (q * s).sum(dim=-1, keepdim=True) for s in samples]  # (N*T, H*W, G, 1)
     if softmax:
         weights = list(torch.stack(weights).softmax(dim=0))
-    out = sum(weight * s for weight, s in zip(weights, samples, strict=True))
+    out = torch.zeros_like(q)
+    for weight, s in zip(weights, samples, strict=True):
+        out = out + weight * s
     return out.view(n, t, h, w, c).permute(0, 1, 4, 2, 3).to(query.dtype)
 
 

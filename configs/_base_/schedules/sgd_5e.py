@@ -1,6 +1,6 @@
 _base_ = 'sgd_64e.py'
 
-max_epochs = 10
+max_epochs = 5
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 
