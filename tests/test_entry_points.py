@@ -57,8 +57,8 @@ def test_resume_goes_on_where_it_stopped(trained, tmp_path, run, options):
     text = run('mim', 'train', 'mmaction', CONFIG, '--work-dir', work, '--resume', '--cfg-options',
                *two).stdout  # fmt: skip
     assert 'resumed epoch: 1, iter: 2' in text
-    assert 'Epoch(train)  [2]' in text
-    assert 'Epoch(train)  [1]' not in text
+    assert re.search(r'Epoch\(train\) +\[2\]\[2/2\]', text)
+    assert not re.search(r'Epoch\(train\) +\[1\]', text)
     assert (work / 'epoch_2.pth').is_file()
 
 
@@ -97,9 +97,9 @@ def test_two_processes_train(tmp_path, run, options):
 
 
 def test_get_flops_and_print_config(run):
-    flops = ['python', '-m', 'mim', 'run', 'mmaction', 'get_flops', CONFIG]
-    text = run(*flops, '--shape', 1, 3, 16, 64, 64).stdout
-    assert re.search(r'Flops: 0\.\d+G\nParams: 2\.\d+M', text)
+    shape = ['--shape', 1, 3, 16, 64, 64]
+    text = run('mim', 'run', 'mmaction', 'get_flops', CONFIG, *shape).stdout
+    assert re.search(r'Flops: [1-9][\d.]*[MG]\nParams: [1-9][\d.]*M', text)
     text = run('mim', 'run', 'mmaction', 'print_config', 'configs/sifa_r50_k400.py').stdout
     assert "type='SIFANet'" in text
 

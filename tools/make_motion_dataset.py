@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -330,14 +332,21 @@ def _write_split(out: Path, split: str, count: int, settings: Settings) -> None:
     """Write the videos and the annotation list of a split."""
     videos = out / f'videos_{split}'
     videos.mkdir(parents=True)
-    lines = []
-    for index in track(range(count), f'Writing {split} clips'):
+
+    def write_clip(index: int) -> str:
         label = index % len(MOTIONS)
         motion = list(MOTIONS)[label]
         rng = np.random.default_rng([settings.seed, ('train', 'val').index(split), index])
         name = f'{index:05d}_{motion}.mp4'
         write_video(videos / name, render(sample_clip(rng, motion, settings)), settings.fps)
-        lines.append(f'{name} {label}\n')
+        return f'{name} {label}\n'
+
+    pool = ThreadPoolExecutor(os.cpu_count())  # codecs and drawing run outside of Python's lock
+    try:
+        clips = pool.map(write_clip, range(count))
+        lines = list(track(clips, f'Writing {split} clips', total=count))
+    finally:
+        pool.shutdown(cancel_futures=True)
     _write_text(out / f'{split}_list_videos.txt', ''.join(lines))
 
 

@@ -1,4 +1,4 @@
-# Sets up the Python environment. Source it: `source tools/setup_env.sh [EXTRA,...]`
+# Sets up the Python environment. Source it: `source tools/setup_env.sh [EXTRA]`
 #
 # Uses the active virtual environment, or makes .venv at the root of the repository (with $PYTHON,
 # default python3) and activates it. Packages that are there in another variant are kept: any torch,
@@ -29,11 +29,11 @@ install() {
 }
 
 prefix=${VIRTUAL_ENV:-$CONDA_PREFIX}
-extras=runtime,mim${1:+,$1}
-state="$root $extras $(cat "$root/constraints.txt" "$root/setup.py" "$root/tools/setup_env.sh" | cksum)"
-stamp="$prefix/.mmsifa-${extras//,/-}"
+extra=${1:-}
+state="$root $(cat "$root/constraints.txt" "$root/setup.py" "$root/tools/setup_env.sh" | cksum)"
+stamp=$prefix/.mmsifa${extra:+-$extra} # an environment with an extra serves those without
 
-if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
+if ! cat "$stamp"* 2>/dev/null | grep -qxF "$state"; then
     echo "Installing packages into $prefix"
     constraints=$root/constraints.txt
     has torch || install torch
@@ -46,7 +46,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     has decord || others+=(decord2)
     has cv2 || others+=(opencv-python-headless)
     install "${others[@]}"
-    install --no-deps "${alone[@]}"
-    install --no-build-isolation --editable "$root[$extras]"
+    install --no-build-isolation --editable "$root[runtime,mim${extra:+,$extra}]"
+    install --no-deps "${alone[@]}" # last, or pip complains of what they miss
     echo "$state" >"$stamp"
 fi

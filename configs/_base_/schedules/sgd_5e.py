@@ -2,7 +2,7 @@ _base_ = 'sgd_64e.py'
 
 max_epochs = 5
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 
 optim_wrapper = dict(optimizer=dict(lr=0.05), accumulative_counts=1, clip_grad=dict(max_norm=5))
 
