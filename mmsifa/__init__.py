@@ -4,7 +4,17 @@ Importing this package mends the gaps of the upstream releases (:mod:`mmsifa.com
 the backbones, heads and transforms with MMAction2; nothing else happens here.
 """
 
-from mmsifa import compat
+from importlib.util import find_spec
+
+missing = [name for name in ('mmengine', 'mmcv', 'mmaction') if find_spec(name) is None]
+if missing:
+    raise ImportError(
+        f'mmsifa needs MMEngine, MMCV and MMAction2, but {", ".join(missing)} is not installed. '
+        "'source tools/setup_env.sh' in mmsifa's repository installs all of them; with pip: "
+        'pip install --no-deps mmengine==0.10.7 mmcv-lite==2.1.0 mmaction2==1.2.0'
+    )
+
+from mmsifa import compat  # noqa: E402
 
 compat.apply()
 
