@@ -89,8 +89,10 @@ def test_every_name_that_a_wrong_base_could_have_meant_is_listed(root, run, proj
     assert 'sifa_r50_k400.py' in done.stdout
 
 
-def test_a_missing_package_is_named_with_the_way_to_get_it(run):
+def test_a_missing_package_is_named_with_the_way_to_get_it(run, root):
     hide = "import sys; sys.modules['mmcv'] = None; import mmsifa"
     done = run('python', '-c', hide, check=False)
     assert 'but mmcv is not installed' in done.stdout
-    assert 'pip install --no-deps mmengine==0.10.7 mmcv-lite==2.1.0 mmaction2==1.2.0' in done.stdout
+    advice = done.stdout.split('pip install --no-deps ')[1].split()
+    assert len(advice) == 3
+    assert set(advice) <= set((root / 'constraints.txt').read_text().split())
