@@ -3,7 +3,7 @@
 # Usage: bash tools/quickstart.sh [FOLDER], default work_dirs/quickstart
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source tools/setup_env.sh
+source tools/setup_env.sh '' # a bare source would see this script's arguments
 export PYTHONWARNINGS=ignore # of the upstream packages; run without it to see them
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + 1) / 2))} # the other cores decode videos
 
