@@ -10,8 +10,9 @@ missing = [name for name in ('mmengine', 'mmcv', 'mmaction') if find_spec(name) 
 if missing:
     raise ImportError(
         f'mmsifa needs MMEngine, MMCV and MMAction2, but {", ".join(missing)} is not installed. '
-        "'source tools/setup_env.sh' in mmsifa's repository installs all of them; with pip: "
-        'pip install --no-deps mmengine==0.10.7 mmcv-lite==2.1.0 mmaction2==1.2.0'
+        "'bash tools/setup_env.sh' in mmsifa's repository installs all that is needed; by hand: "
+        'pip install --no-deps mmengine==0.10.7 mmcv-lite==2.1.0 mmaction2==1.2.0 && '
+        "pip install 'mmsifa[runtime]' decord2 opencv-python-headless"
     )
 
 from mmsifa import compat  # noqa: E402

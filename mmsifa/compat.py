@@ -1,7 +1,8 @@
 """The gaps of MMEngine 0.10 and MMAction2 1.2, mended when mmsifa is imported.
 
 Each ``mend_*`` function closes one gap and names where upstream has it. It does nothing where the
-installed release has closed that gap itself, and nothing when called again.
+installed release has closed that gap itself, and nothing when called again. What is wrapped for
+good (data-parallel models, config bases) acts only on models on the CPU and on ``mmsifa::``.
 """
 
 import contextlib

@@ -7,7 +7,7 @@ import decord
 import pytest
 import torch
 import yaml
-from mmaction.registry import DATASETS
+from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -95,8 +95,6 @@ def test_has_what_mmaction2s_tools_need(leaf):
 
 
 def test_full_size_model_builds_and_takes_a_clip(leaf):
-    from mmaction.registry import MODELS
-
     cfg = Config.fromfile(leaf)
     frames = cfg.test_pipeline[1 if 'Decord' in cfg.test_pipeline[0].type else 0].clip_len
     with torch.device('meta'):
@@ -178,3 +176,15 @@ def test_every_config_is_in_the_model_index():
     models = [model for metafile in metafiles for model in metafile['Models']]
     assert sorted(model['Config'] for model in models) == [f'configs/{p.name}' for p in LEAVES]
     assert all(model['Name'] == Path(model['Config']).stem for model in models)
+
+
+def test_the_readmes_config_fits_mmaction2s_own_head(tmp_path):
+    blocks = (ROOT / 'README.md').read_text().split('```python\n')[1:]
+    (text,) = [block.split('```')[0] for block in blocks if block.startswith('_base_')]
+    (tmp_path / 'mine.py').write_text(text)
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert cfg.model.cls_head.type == 'I3DHead'
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+        clip = torch.empty(2, 1, 3, cfg.test_pipeline[1].clip_len, 64, 64)
+    assert model.eval()(clip, mode='tensor', stage='head').shape == (2, 400)

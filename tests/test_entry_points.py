@@ -88,7 +88,7 @@ def test_amp_trains_on_any_device(tmp_path, run, options):
 
 
 def test_two_processes_train(tmp_path, run, options):
-    env = dict(os.environ, OMP_NUM_THREADS='1')
+    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')  # two ranks on the CPU
     epoch = [*options, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=4']
     text = run('mim', 'train', 'mmaction', CONFIG, '--launcher', 'pytorch', '--gpus', '2',
                '--work-dir', tmp_path, '--cfg-options', *epoch, env=env).stdout  # fmt: skip
@@ -115,6 +115,10 @@ def test_predict_names_the_best_classes(trained, motion_data, run, options):
     done = run(*command, 'missing.mp4', check=False)
     assert done.returncode == 2
     assert 'no such file: missing.mp4' in done.stdout
+    raw = ['--config', 'configs/sifa_r50_sthv1.py', '--checkpoint', 'any.pth']
+    done = run('python', 'tools/predict.py', videos[0], *raw, check=False)
+    assert done.returncode == 2
+    assert 'reads raw frames, not video files' in done.stdout
 
 
 def test_learning_curve_needs_a_run(trained, tmp_path, run):

@@ -241,6 +241,9 @@ q, v, o = inputs((2, 3, 4, 6, 6), dtype=torch.float32)
         ((q, v, o), dict(kernel_size=0), r'kernel_size must be a positive integer, got 0'),
         ((q, v, o), dict(kernel_size=3.0), r'kernel_size must be a positive integer, got 3.0'),
         ((q, v, o), dict(dilation=-1), r'dilation must be a positive integer, got -1'),
+        ((q, v, o), dict(scale=float('nan')), r'scale must be a finite number or None, got nan'),
+        ((q, v, o), dict(scale='1'), r"scale must be a finite number or None, got '1'"),
+        ((q, v, o), dict(softmax=None), r'softmax must be True or False, got None'),
         ((q, v, o), dict(num_heads=3), r'num_heads must divide the 4 channels of query, got 3'),
     ],
 )  # fmt: skip

@@ -152,6 +152,10 @@ def test_block_under_autocast():
 
 
 def test_block_is_registered_and_names_mistakes():
+    with pytest.raises(ValueError, match='kernel_size must be odd, got 2'):
+        SIFA(4, kernel_size=2)
+    with pytest.raises(ValueError, match='num_heads must divide 4 channels, got 3'):
+        SIFA(4, num_heads=3)
     block = MODELS.build(dict(type='SIFA', channels=4))
     with pytest.raises(ValueError, match=r'expects \(N, T, 4, H, W\) features, got \(2, 4, 6, 5\)'):
         block(torch.randn(2, 4, 6, 5))
@@ -369,6 +373,8 @@ def test_pretrained_init_cfg_loads_or_fails(tmp_path):
         ValueError, match=r"no weight in .*recognizer.pth belongs.*prefix='backbone.'"
     ):
         net.init_weights()
+    with pytest.raises(ValueError, match='either pretrained or init_cfg, got both'):
+        SIFANet(**SMALL, pretrained=path, init_cfg=dict(type='Pretrained', checkpoint=path))
 
 
 # Training

@@ -26,6 +26,8 @@ def main() -> None:
         parser.error(f'no such file: {", ".join(missing)}')
 
     config = Config.fromfile(args.config)
+    if any(step.type == 'RawFrameDecode' for step in config.test_pipeline):
+        parser.error(f'the test pipeline of {args.config} reads raw frames, not video files')
     model = init_recognizer(config, args.checkpoint, device=args.device)
     for video in args.videos:
         scores = inference_recognizer(model, str(video)).pred_score

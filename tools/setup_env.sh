@@ -1,12 +1,17 @@
-# Sets up the Python environment. Source it: `source tools/setup_env.sh [EXTRA]`
+# Sets up the Python environment: `bash tools/setup_env.sh [EXTRA]`. Other scripts source it.
 #
-# Uses the active virtual environment, or makes .venv at the root of the repository (with $PYTHON,
-# default python3) and activates it. Packages that are there in another variant are kept: any torch,
-# full MMCV for mmcv-lite, decord for decord2, any OpenCV. A second run takes no time.
+# Uses the active virtual environment (conda's, but not its base), or makes .venv at the root of the
+# repository (with $PYTHON, default python3) and activates it. Packages that are there in another
+# variant are kept: any torch, full MMCV for mmcv-lite, decord for decord2, any OpenCV. A second run
+# takes no time.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-if [ -z "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
+prefix=${VIRTUAL_ENV:-}
+if [ -z "$prefix" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; then
+    prefix=$CONDA_PREFIX
+fi
+if [ -z "$prefix" ]; then
     if [ ! -e "$root/.venv/bin/activate" ]; then
         echo "Making the virtual environment .venv"
         "${PYTHON:-python3}" -m venv "$root/.venv" || {
@@ -17,6 +22,7 @@ if [ -z "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
         }
     fi
     source "$root/.venv/bin/activate"
+    prefix=$VIRTUAL_ENV
 fi
 
 has() { python -c "import sys, importlib.util as u; sys.exit(u.find_spec('$1') is None)"; }
@@ -28,7 +34,6 @@ install() {
     }
 }
 
-prefix=${VIRTUAL_ENV:-$CONDA_PREFIX}
 extra=${1:-}
 state="$root $(cat "$root/constraints.txt" "$root/setup.py" "$root/tools/setup_env.sh" | cksum)"
 stamp=$prefix/.mmsifa${extra:+-$extra} # an environment with an extra serves those without

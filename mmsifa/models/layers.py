@@ -35,6 +35,9 @@ class SIFA(BaseModule):
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         init_cfg: Initialization config. Defaults to zeros for the offset predictor.
 
+    Raises:
+        ValueError: If the window has no centre or the heads do not divide the channels.
+
     Example:
         >>> import torch
         >>> from mmsifa.models import SIFA
@@ -55,6 +58,10 @@ class SIFA(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        if channels % num_heads:
+            raise ValueError(f'num_heads must divide {channels} channels, got {num_heads}')
         self.channels = channels
         self.kernel_size = kernel_size
         self.dilation = dilation

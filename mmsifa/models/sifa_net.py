@@ -212,6 +212,11 @@ class SIFANet(BaseModule):
             stage_with_sifa=stage_with_sifa,
             kernel_sizes=kernel_sizes,
         )
+        if pretrained and 'Pretrained' in [cfg['type'] for cfg in _as_list(init_cfg)]:
+            raise ValueError(
+                'weights come from either pretrained or init_cfg, got both: set pretrained=None to '
+                f"keep init_cfg's, which {pretrained} would overwrite"
+            )
         self.pretrained = pretrained
         self.in_channels = in_channels
         self.tubelet_size = tubelet_size
@@ -281,7 +286,7 @@ class SIFANet(BaseModule):
 
     def init_weights(self) -> None:
         """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""
-        for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []:
+        for cfg in _as_list(self.init_cfg):
             if cfg['type'] == 'Pretrained':
                 check_some_weight_fits(self, cfg['checkpoint'], cfg.get('prefix', ''))
         super().init_weights()
@@ -345,6 +350,10 @@ class SIFANet(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+def _as_list(init_cfg: dict | list[dict] | None) -> list[dict]:
+    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
 
 
 def _make_stage(

@@ -1,5 +1,6 @@
 """The public op: its contract, its checks and the choice of a backend."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,7 +52,8 @@ def inter_frame_attention(
     where :math:`v(\cdot)` is bilinear with zeros outside the frame: a sample counts where
     ``-1 < y < H`` and ``-1 < x < W``, and its gradient at a whole pixel is the one towards the next
     pixel. A NaN, infinite or huge offset is outside: it gives zero and zero gradient. Inputs of
-    half precision are accumulated in float32. All three inputs have gradients.
+    half precision are accumulated in float32. All three inputs have gradients; query and value must
+    be finite.
 
     Args:
         query: Frames t, (N, T, C, H, W), of any float dtype and any strides.
@@ -86,6 +88,10 @@ def inter_frame_attention(
         (4.0, 9.0)
     """
     _check(query, value, offset, kernel_size, dilation, num_heads)
+    if scale is not None and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
+        raise ValueError(f'scale must be a finite number or None, got {scale!r}')
+    if not isinstance(softmax, bool):
+        raise ValueError(f'softmax must be True or False, got {softmax!r}')
     if scale is None:
         scale = num_heads / query.shape[2] if query.shape[2] else 1.0
     run = _choose(backend, query).run
