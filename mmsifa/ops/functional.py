@@ -87,11 +87,7 @@ def inter_frame_attention(
         >>> out[0, 0, 0, 0, 0].item(), out[0, 0, 0, 3, 3].item()  # 4 of 9 neighbours exist; all do
         (4.0, 9.0)
     """
-    _check(query, value, offset, kernel_size, dilation, num_heads)
-    if scale is not None and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
-        raise ValueError(f'scale must be a finite number or None, got {scale!r}')
-    if not isinstance(softmax, bool):
-        raise ValueError(f'softmax must be True or False, got {softmax!r}')
+    _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
     if scale is None:
         scale = num_heads / query.shape[2] if query.shape[2] else 1.0
     run = _choose(backend, query).run
@@ -110,7 +106,14 @@ def _choose(name: str | None, query: Tensor) -> Backend:
 
 
 def _check(
-    query: Tensor, value: Tensor, offset: Tensor, kernel_size: int, dilation: int, num_heads: int
+    query: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    kernel_size: int,
+    dilation: int,
+    num_heads: int,
+    scale: float | None,
+    softmax: bool,
 ) -> None:
     for name, number in (
         ('kernel_size', kernel_size),
@@ -151,3 +154,7 @@ def _check(
             raise ValueError(
                 f'{name} must be on the device of query, {query.device}, got {tensor.device}'
             )
+    if scale is not None and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
+        raise ValueError(f'scale must be a finite number or None, got {scale!r}')
+    if not isinstance(softmax, bool):
+        raise ValueError(f'softmax must be True or False, got {softmax!r}')
