@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmsifa.ops import BACKENDS, inter_frame_attention
-from mmsifa.ops.functional import Backend
+from mmsifa.ops.backends import Backend
 
 SHAPES = {
     'plain': (2, 3, 4, 5, 5),
@@ -213,7 +213,7 @@ def test_named_backend_and_automatic_choice(monkeypatch):
     assert list(BACKENDS)[-1] == 'reference'
     expected = inter_frame_attention(*args)
     torch.testing.assert_close(inter_frame_attention(*args, backend='reference'), expected)
-    picky = Backend(lambda *a: torch.full((), 7.0), lambda query: 'it only takes float32')
+    picky = Backend(None, None, lambda query: 'it only takes float32', None)
     monkeypatch.setitem(BACKENDS, 'picky', picky)
     with pytest.raises(RuntimeError, match="'picky' cannot take these inputs: it only takes flo"):
         inter_frame_attention(*args, backend='picky')

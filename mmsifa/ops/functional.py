@@ -1,30 +1,11 @@
-"""The public op: its contract, its checks and the choice of a backend."""
+"""The public op: its contract and its checks."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from mmsifa.ops import reference
-
-
-class Backend(NamedTuple):
-    """One implementation of the op.
-
-    Attributes:
-        run: Takes the checked arguments of :func:`inter_frame_attention` by position.
-        unsupported_reason: Takes the query and says why ``run`` cannot take it, or None if it can.
-    """
-
-    run: Callable[..., Tensor]
-    unsupported_reason: Callable[[Tensor], str | None]
-
-
-#: Backends by name, fastest first. The last one takes everything, so a choice always ends.
-BACKENDS: dict[str, Backend] = {
-    'reference': Backend(reference.inter_frame_attention, reference.unsupported_reason),
-}
+from mmsifa.ops import torch_op
 
 
 def inter_frame_attention(
@@ -90,19 +71,9 @@ def inter_frame_attention(
     _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
     if scale is None:
         scale = num_heads / query.shape[2] if query.shape[2] else 1.0
-    run = _choose(backend, query).run
-    return run(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
-
-
-def _choose(name: str | None, query: Tensor) -> Backend:
-    if name is None:
-        return next(b for b in BACKENDS.values() if b.unsupported_reason(query) is None)
-    if name not in BACKENDS:
-        raise ValueError(f'backend must be one of {list(BACKENDS)} or None, got {name!r}')
-    reason = BACKENDS[name].unsupported_reason(query)
-    if reason is not None:
-        raise RuntimeError(f'backend {name!r} cannot take these inputs: {reason}')
-    return BACKENDS[name]
+    return torch_op.inter_frame_attention(
+        query, value, offset, kernel_size, dilation, num_heads, float(scale), softmax, backend
+    )
 
 
 def _check(
@@ -146,7 +117,7 @@ def _check(
                 f'{name} must have shape {shape} for query {tuple(query.shape)} and '
                 f'kernel_size={kernel_size}, got {tuple(tensor.shape)}'
             )
-        if tensor.dtype != query.dtype:
+        if tensor.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
             raise ValueError(
                 f'{name} must have the dtype of query, {query.dtype}, got {tensor.dtype}'
             )

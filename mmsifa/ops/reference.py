@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
+AUTOMATIC_ON = None  # any device
+
 
 def unsupported_reason(query: Tensor) -> str | None:
     """Return why this backend cannot take ``query``: never, the definition takes everything."""
     return None
 
 
-def inter_frame_attention(
+def forward(
     query: Tensor,
     value: Tensor,
     offset: Tensor,
@@ -19,7 +21,7 @@ def inter_frame_attention(
     scale: float,
     softmax: bool,
 ) -> Tensor:
-    """Compute :func:`mmsifa.ops.inter_frame_attention`; gradients are autograd's."""
+    """Compute :func:`mmsifa.ops.inter_frame_attention`."""
     n, t, c, h, w = query.shape
     dtype = torch.promote_types(query.dtype, torch.float32)  # half inputs accumulate in float32
     heads = (n * t, h * w, num_heads, c // num_heads)
@@ -43,6 +45,14 @@ def inter_frame_attention(
     for weight, s in zip(weights, samples, strict=True):
         out = out + weight * s
     return out.view(n, t, h, w, c).permute(0, 1, 4, 2, 3).to(query.dtype)
+
+
+def backward(
+    d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, *options: int | float | bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate :func:`forward` by PyTorch's own rules."""
+    _, vjp = torch.func.vjp(lambda *inputs: forward(*inputs, *options), query, value, offset)
+    return vjp(d_out)
 
 
 def _bilinear(v: Tensor, y: Tensor, x: Tensor) -> Tensor:

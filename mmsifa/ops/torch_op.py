@@ -1,0 +1,124 @@
+"""The op as PyTorch sees it: one node for autograd, autocast, compilation and FLOP counters."""
+
+import torch
+from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_FLOP_OPS
+from torch import Tensor
+from torch.library import Library, custom_op
+from torch.utils.flop_counter import register_flop_formula
+
+from mmsifa.ops.backends import choose
+
+
+@custom_op('mmsifa::inter_frame_attention', mutates_args=())
+def inter_frame_attention(
+    query: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    kernel_size: int,
+    dilation: int,
+    num_heads: int,
+    scale: float,
+    softmax: bool,
+    backend: str | None,
+) -> Tensor:
+    """Run a backend's forward pass; its result has channels last in memory."""
+    run = choose(backend, query).forward
+    out = run(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    return _with_channels_last(out)
+
+
+@custom_op('mmsifa::inter_frame_attention_backward', mutates_args=())
+def inter_frame_attention_backward(
+    d_out: Tensor,
+    query: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    kernel_size: int,
+    dilation: int,
+    num_heads: int,
+    scale: float,
+    softmax: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a backend's backward pass; the gradients have channels last in memory."""
+    run = choose(backend, query).backward
+    grads = run(d_out, query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    d_query, d_value, d_offset = map(_with_channels_last, grads)
+    return d_query, d_value, d_offset
+
+
+def _empty_with_channels_last(like: Tensor) -> Tensor:
+    n, t, c, h, w = like.shape
+    return like.new_empty(n, t, h, w, c).permute(0, 1, 4, 2, 3)
+
+
+def _with_channels_last(x: Tensor) -> Tensor:
+    target = _empty_with_channels_last(x)
+    return x if x.stride() == target.stride() else target.copy_(x)
+
+
+@inter_frame_attention.register_fake
+def _(query, value, offset, *options):
+    return _empty_with_channels_last(query)
+
+
+@inter_frame_attention_backward.register_fake
+def _(d_out, query, value, offset, *options):
+    return tuple(map(_empty_with_channels_last, (query, value, offset)))
+
+
+def _save_inputs(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:3])
+    ctx.options = inputs[3:]
+
+
+def _differentiate(ctx, d_out):
+    grads = inter_frame_attention_backward(d_out, *ctx.saved_tensors, *ctx.options)
+    return *grads, *(None for _ in ctx.options)
+
+
+inter_frame_attention.register_autograd(_differentiate, setup_context=_save_inputs)
+
+
+def _refuse(ctx, *grads):
+    raise RuntimeError(
+        'inter_frame_attention has first derivatives only: call it without create_graph=True'
+    )
+
+
+inter_frame_attention_backward.register_autograd(_refuse)
+
+
+def _promote(query, value, offset, *options):
+    """Autocast: compute in the widest dtype among the inputs, as torch.cat does."""
+    dtype = torch.promote_types(torch.promote_types(query.dtype, value.dtype), offset.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        return inter_frame_attention(*(x.to(dtype) for x in (query, value, offset)), *options)
+
+
+_library = Library('mmsifa', 'FRAGMENT')
+for _key in ('AutocastCPU', 'AutocastCUDA'):
+    _library.impl('inter_frame_attention', _promote, _key)
+
+
+def _multiplications(query_shape, kernel_size: int) -> int:
+    n, t, c, h, w = query_shape
+    return 6 * c * kernel_size**2 * n * t * h * w  # bilinear 4, correlation 1, aggregation 1
+
+
+@register_flop_formula(torch.ops.mmsifa.inter_frame_attention)
+def _flops(query_shape, value_shape, offset_shape, kernel_size, *options, **out) -> int:
+    return 2 * _multiplications(query_shape, kernel_size)
+
+
+@register_flop_formula(torch.ops.mmsifa.inter_frame_attention_backward)
+def _backward_flops(d_out_shape, query_shape, value_shape, offset_shape, kernel_size, *_, **out):
+    # Bilinear again, 2 correlations, 1 for the query, 2 + 4 for the value, 4 for the offset: 17.
+    return 17 * _multiplications(query_shape, kernel_size) // 3
+
+
+def _mmengine_flops(inputs, outputs) -> int:  # MMEngine counts a multiply-add as one
+    return _multiplications(inputs[0].type().sizes(), inputs[3].toIValue())
+
+
+_DEFAULT_SUPPORTED_FLOP_OPS['mmsifa::inter_frame_attention'] = _mmengine_flops
