@@ -51,7 +51,7 @@ def backward(
     d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, *options: int | float | bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiate :func:`forward` by PyTorch's own rules."""
-    _, vjp = torch.func.vjp(lambda *inputs: forward(*inputs, *options), query, value, offset)
+    vjp = torch.func.vjp(lambda *inputs: forward(*inputs, *options), query, value, offset)[1]
     return vjp(d_out)
 
 
