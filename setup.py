@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 from shutil import copy2, copytree, ignore_patterns, rmtree
 
@@ -29,6 +30,46 @@ class BuildWithMim(build_py):
                 copy2(ROOT / name, target / name)
 
 
+def cpu_extension():
+    """Return setup's arguments that build the C++ kernels, none where PyTorch is not installed."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError:
+        return without_cpu_extension('there is no PyTorch in the environment of the build')
+
+    class BuildIfPossible(BuildExtension.with_options(use_ninja=False)):
+        def run(self):
+            try:
+                super().run()
+            except Exception as error:
+                without_cpu_extension(error)
+                self.extensions = []  # an editable install asks for the files of those built
+
+    windows, linux = sys.platform == 'win32', sys.platform == 'linux'
+    extension = CppExtension(
+        'mmsifa.ops._cpu',
+        ['mmsifa/ops/csrc/bindings.cpp', 'mmsifa/ops/csrc/kernels.cpp'],
+        depends=['mmsifa/ops/csrc/kernels.h'],
+        extra_compile_args=(
+            ['/O2', '/openmp:experimental']
+            if windows
+            # OpenMP itself comes with PyTorch, so it is compiled for and not linked.
+            else ['-O3', '-g0', '-fopenmp' if linux else '-fopenmp-simd']
+        ),
+    )
+    return {'ext_modules': [extension], 'cmdclass': {'build_ext': BuildIfPossible}}
+
+
+def without_cpu_extension(reason):
+    print(
+        f'mmsifa is installed without its fast CPU kernels: {reason}. To get them, install a C++ '
+        'compiler and PyTorch and repeat with pip install --no-build-isolation.',
+        file=sys.stderr,
+    )
+    return {'ext_modules': [], 'cmdclass': {}}
+
+
+extension = cpu_extension()
 version: dict = {}
 exec((ROOT / 'mmsifa/version.py').read_text(), version)
 
@@ -41,7 +82,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmsifa', 'mmsifa.*']),
-    cmdclass={'build_py': BuildWithMim},
+    ext_modules=extension['ext_modules'],
+    cmdclass={'build_py': BuildWithMim, **extension['cmdclass']},
     # MMEngine, MMCV (or mmcv-lite) and MMAction2 come first, by tools/setup_env.sh or the user's
     # own way: MMAction2 1.2.0 asks for packages that clash with maintained ones (constraints.txt).
     install_requires=[

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mmsifa.ops import reference
+from mmsifa.ops import cpu, reference
 
 
 class Backend(NamedTuple):
@@ -32,7 +32,7 @@ BACKENDS: dict[str, Backend] = {
     module.__name__.rpartition('.')[-1]: Backend(
         module.forward, module.backward, module.unsupported_reason, module.AUTOMATIC_ON
     )
-    for module in (reference,)
+    for module in (cpu, reference)
 }
 
 

@@ -69,5 +69,5 @@ def _bilinear(v: Tensor, y: Tensor, x: Tensor) -> Tensor:
             exists = (row >= 0) & (row < h) & (col >= 0) & (col < w)
             index = first_row + (row.clamp(0, h - 1) * w + col.clamp(0, w - 1)).long()
             weight = torch.where(exists, row_weight * col_weight, 0)
-            sample = sample + weight.view(-1, 1) * v[index.flatten()]
+            sample = sample + weight.reshape(-1, 1) * v[index.flatten()]
     return sample

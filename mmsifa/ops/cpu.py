@@ -1,0 +1,34 @@
+"""The op on the CPU: the C++ kernels of ``csrc/``, built by ``setup.py``."""
+
+import torch
+from torch import Tensor
+
+try:
+    from mmsifa.ops import _cpu
+
+    forward, backward = _cpu.forward, _cpu.backward
+    missing = None
+except ImportError as error:  # not built, or for another version of PyTorch
+
+    def forward(*args: object) -> Tensor:  # noqa: D103
+        raise NotImplementedError
+
+    backward = forward
+    missing = str(error)
+
+AUTOMATIC_ON = ('cpu',)
+
+
+def unsupported_reason(query: Tensor) -> str | None:
+    """Say why this backend cannot take ``query``, or return None."""
+    if missing is not None:
+        return (
+            f'its C++ extension is not there ({missing}): in an environment with PyTorch and a C++ '
+            "compiler run 'pip install --no-build-isolation --force-reinstall --no-deps mmsifa', "
+            'or the same with the path of its repository'
+        )
+    if query.device.type != 'cpu':
+        return f'it takes tensors on the CPU, got one on {query.device}'
+    if query.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return f'it takes float32, float64 and bfloat16, got {query.dtype}'
+    return None

@@ -1,0 +1,149 @@
+// The kernels on PyTorch tensors and threads: the Python module mmsifa.ops._cpu.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+using at::Tensor;
+using mmsifa::accumulator_t;
+using mmsifa::Problem;
+
+// The Python side has checked the arguments and says what is wrong; this guards memory alone.
+Problem problem(const Tensor& query, const Tensor& value, const Tensor& offset, int64_t kernel_size,
+                int64_t dilation, int64_t heads, double scale, bool softmax) {
+  TORCH_CHECK(query.dim() == 5 && value.sizes() == query.sizes() && offset.dim() == 5 &&
+                  kernel_size > 0 && kernel_size % 2 && heads > 0 && query.size(2) % heads == 0,
+              "inter-frame attention got arguments that do not fit");
+  Problem p;
+  p.clip_length = query.size(1);
+  p.frames = query.size(0) * query.size(1);
+  p.channels = query.size(2);
+  p.height = query.size(3);
+  p.width = query.size(4);
+  p.kernel_size = kernel_size;
+  p.dilation = dilation;
+  p.heads = heads;
+  p.scale = scale;
+  p.softmax = softmax;
+  TORCH_CHECK(offset.sizes() == at::IntArrayRef({query.size(0), query.size(1), 2 * p.taps(),
+                                                 query.size(3), query.size(4)}),
+              "inter-frame attention got offsets that do not fit");
+  for (const Tensor& x : {value, offset})
+    TORCH_CHECK(x.scalar_type() == query.scalar_type() && x.is_cpu() && query.is_cpu(),
+                "inter-frame attention got tensors of different kinds");
+  return p;
+}
+
+Tensor empty_with_channels_last(const Tensor& like) {
+  return at::empty({like.size(0), like.size(1), like.size(3), like.size(4), like.size(2)},
+                   like.options())
+      .permute({0, 1, 4, 2, 3});
+}
+
+Tensor with_adjacent_channels(const Tensor& x) {
+  if (x.size(2) == 1 || x.stride(2) == 1) return x;
+  return empty_with_channels_last(x).copy_(x);
+}
+
+template <typename scalar>
+mmsifa::Input<scalar> input(const Tensor& x) {
+  return {static_cast<const scalar*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(3),
+          x.stride(4), x.stride(2)};
+}
+
+template <typename Run>
+void with_dtype(const Tensor& query, Run run) {
+  switch (query.scalar_type()) {
+    case at::kFloat:
+      return run(float());
+    case at::kDouble:
+      return run(double());
+    case at::kBFloat16:
+      return run(mmsifa::bfloat16());
+    default:
+      TORCH_CHECK(false, "inter-frame attention on the CPU has no kernel for ", query.dtype());
+  }
+}
+
+// Positions for a thread to take at least, so that starting it pays.
+int64_t grain_size(const Problem& p) { return 1 + 16384 / (p.taps() * (p.channels + 1)); }
+
+Tensor forward(const Tensor& query, const Tensor& value, const Tensor& offset, int64_t kernel_size,
+               int64_t dilation, int64_t heads, double scale, bool softmax) {
+  const Problem p =
+      problem(query, value, offset, kernel_size, dilation, heads, scale, softmax);
+  Tensor out = empty_with_channels_last(query);
+  if (out.numel() == 0) return out;
+  const Tensor q = with_adjacent_channels(query), v = with_adjacent_channels(value);
+  with_dtype(query, [&](auto zero) {
+    using scalar = decltype(zero);
+    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(offset), {}};
+    auto* to = static_cast<scalar*>(out.mutable_data_ptr());
+    at::parallel_for(0, p.positions(), grain_size(p), [&](int64_t begin, int64_t end) {
+      std::vector<accumulator_t<scalar>> scratch(mmsifa::forward_scratch(p));
+      mmsifa::forward<scalar>(p, in, to, scratch.data(), begin, end);
+    });
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& d_out, const Tensor& query,
+                                            const Tensor& value, const Tensor& offset,
+                                            int64_t kernel_size, int64_t dilation, int64_t heads,
+                                            double scale, bool softmax) {
+  const Problem p =
+      problem(query, value, offset, kernel_size, dilation, heads, scale, softmax);
+  TORCH_CHECK(d_out.sizes() == query.sizes() && d_out.scalar_type() == query.scalar_type() &&
+                  d_out.is_cpu(),
+              "inter-frame attention got a gradient that does not fit");
+  Tensor d_query = empty_with_channels_last(query), d_value = empty_with_channels_last(value);
+  Tensor d_offset = empty_with_channels_last(offset);
+  if (query.numel() == 0) return {d_query, d_value, d_offset.zero_()};
+  const Tensor q = with_adjacent_channels(query), v = with_adjacent_channels(value);
+  const Tensor g = with_adjacent_channels(d_out);
+  with_dtype(query, [&](auto zero) {
+    using scalar = decltype(zero);
+    using real = accumulator_t<scalar>;
+    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(offset),
+                                    input<scalar>(g)};
+    auto* to_query = static_cast<scalar*>(d_query.mutable_data_ptr());
+    auto* to_value = static_cast<scalar*>(d_value.mutable_data_ptr());
+    auto* to_offset = static_cast<scalar*>(d_offset.mutable_data_ptr());
+    const Tensor buffer = at::empty({p.positions() * p.heads * p.taps() * 2},
+                                    at::CppTypeToScalarType<real>::value);
+    auto* attention = buffer.mutable_data_ptr<real>();
+    at::parallel_for(0, p.positions(), grain_size(p), [&](int64_t begin, int64_t end) {
+      std::vector<real> scratch(mmsifa::backward_scratch(p));
+      mmsifa::backward<scalar>(p, in, to_query, to_offset, attention, scratch.data(), begin,
+                               end);
+    });
+    // Every frame's channels are cut into parts, so that there are some for each thread.
+    const int64_t wanted = 4 * at::get_num_threads() / p.frames + 1;
+    const int64_t part = std::clamp<int64_t>(p.channels / wanted, 64, 256);
+    const int64_t parts = (p.channels + part - 1) / part;
+    at::parallel_for(0, p.frames * parts, 1, [&](int64_t begin, int64_t end) {
+      std::vector<real> scratch(mmsifa::backward_value_scratch(p, part));
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t first = task % parts * part, last = std::min(first + part, p.channels);
+        mmsifa::backward_value<scalar>(p, in, attention, to_value, scratch.data(),
+                                       task / parts, first, last);
+      }
+    });
+  });
+  return {d_query, d_value, d_offset};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  using guard = pybind11::call_guard<pybind11::gil_scoped_release>;
+  module.def("forward", &forward, guard());
+  module.def("backward", &backward, guard());
+}

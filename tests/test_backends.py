@@ -1,0 +1,201 @@
+"""Every backend that this machine has against the reference in float64, over a grid of cases."""
+
+import itertools
+import math
+import random
+from functools import lru_cache
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmsifa.ops import BACKENDS
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def takes(backend, dtype=torch.float32, device=DEVICE):
+    return BACKENDS[backend].unsupported_reason(torch.ones(1, dtype=dtype, device=device)) is None
+
+
+FUSED = [name for name in BACKENDS if name != 'reference']
+HERE = [
+    (name, device) for name in FUSED for device in {'cpu', DEVICE} if takes(name, device=device)
+]
+
+
+class Case(NamedTuple):
+    """One point of the grid."""
+
+    channels: int
+    size: tuple[int, int]
+    kernel_size: int
+    dilation: int
+    num_heads: int
+    frames: int
+    softmax: bool
+    offsets: str
+    memory: str
+
+    @property
+    def cost(self):
+        return self.channels * math.prod(self.size) * self.frames * self.kernel_size**2
+
+    @property
+    def options(self):
+        scale = self.num_heads / self.channels
+        return self.kernel_size, self.dilation, self.num_heads, scale, self.softmax
+
+
+GRID = (
+    (1, 3, 17, 64, 128, 256, 512, 1024),
+    ((1, 1), (1, 7), (7, 7), (14, 9), (28, 28), (56, 56)),
+    (1, 3, 5),
+    (1, 2),
+    (1, 2, 4),
+    (1, 4, 16),
+    (False, True),
+    ('zero', 'fractional', 'integral', 'border', 'huge', 'nan', 'inf'),
+    ('slices', 'channels-first', 'transposed'),
+)
+
+
+def all_pairs(max_cost, seed=0):
+    """Cases in which any two values of any two axes meet, unless no case of max_cost has them."""
+    draw = random.Random(seed)
+
+    def random_case(fixed):
+        while True:
+            case = Case(*(fixed.get(i, draw.choice(axis)) for i, axis in enumerate(GRID)))
+            if case.channels % case.num_heads == 0 and case.cost <= max_cost:
+                return case
+
+    def pairs_of(case):
+        return set(itertools.combinations(enumerate(case), 2))
+
+    def possible(pair):
+        smallest = {i: axis[0] for i, axis in enumerate(GRID)} | dict(pair)
+        if smallest[0] % smallest[4]:  # heads without channels of their own
+            smallest[0] = smallest[0] if pair[0][0] == 0 else 64
+        case = Case(*(smallest[i] for i in range(len(GRID))))
+        return case.channels % case.num_heads == 0 and case.cost <= max_cost
+
+    axes = itertools.combinations([[(i, v) for v in axis] for i, axis in enumerate(GRID)], 2)
+    missing = {pair for a, b in axes for pair in itertools.product(a, b) if possible(pair)}
+    cases = []
+    while missing:
+        pair = min(missing, key=str)
+        tries = [random_case(dict(pair)) for _ in range(30)]
+        cases.append(max(tries, key=lambda case: len(pairs_of(case) & missing)))
+        missing -= pairs_of(cases[-1])
+    return cases
+
+
+CASES = {
+    'cpu': all_pairs(max_cost=30_000_000),
+    'triton': all_pairs(max_cost=30_000_000 if DEVICE == 'cuda' else 500_000),  # or interpreted
+    'mmcv': all_pairs(max_cost=3_000_000),
+}
+
+
+@lru_cache(maxsize=1)
+def inputs(case, dtype):
+    """Return query, value, offset and an output's gradient in float64, exact in dtype."""
+    generator = torch.Generator().manual_seed(0)
+    (h, w), k = case.size, case.kernel_size
+    shape = (2, case.frames + 1, case.channels, h, w) if case.cost < 1e6 else (
+        1, case.frames + 1, case.channels, h, w)  # fmt: skip
+    frames = torch.randn(shape, generator=generator)
+    d_out = torch.randn(frames[:, 1:].shape, generator=generator)
+    offset = _offsets(case, (shape[0], case.frames, 2 * k * k, h, w), generator)
+    query, value = frames[:, :-1], frames[:, 1:]
+    if case.memory == 'slices':
+        frames = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        query, value = frames[:, :-1], frames[:, 1:]
+        offset = offset.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    elif case.memory == 'transposed':
+        query, offset, d_out = (
+            x.transpose(1, 4).contiguous().transpose(1, 4) for x in (query, offset, d_out)
+        )
+    return [x.to(dtype).double() for x in (query, value, offset, d_out)]  # keeps the strides
+
+
+def _offsets(case, shape, generator):
+    def integers(low, high):
+        return torch.randint(low, high, shape, generator=generator)
+
+    fractional = integers(-64, 64) / 32 + 1 / 64  # never on a whole pixel
+    if case.offsets == 'zero':
+        return torch.zeros(shape)
+    if case.offsets == 'fractional':
+        return fractional
+    if case.offsets == 'integral':
+        return integers(-2, 3)
+    if case.offsets == 'border':  # samples on, just inside and just outside of every border
+        k, middle = case.kernel_size, case.kernel_size // 2
+        tap = torch.arange(k * k)
+        place = torch.stack([tap // k, tap % k], dim=1).flatten() - middle
+        rows, columns = torch.meshgrid(*map(torch.arange, case.size), indexing='ij')
+        base = torch.stack([rows, columns]).repeat(k * k, 1, 1)
+        base = base + case.dilation * place.view(-1, 1, 1)
+        ends = torch.tensor(case.size).repeat(k * k).view(-1, 1, 1)
+        target = torch.where(integers(0, 2) == 1, -1, ends) + integers(-2, 3) / 64
+        target = torch.where(integers(0, 2) == 1, target, target.round())
+        return target - base
+    bad = {'huge': 1e30, 'nan': math.nan, 'inf': math.inf}[case.offsets]
+    bad = bad * (2 * integers(0, 2) - 1)
+    return torch.where(integers(0, 3) == 0, bad, fractional)
+
+
+@lru_cache(maxsize=1)
+def expected(case, dtype):
+    query, value, offset, d_out = inputs(case, dtype)
+    reference = BACKENDS['reference']
+    out = reference.forward(query, value, offset, *case.options)
+    return out, *reference.backward(d_out, query, value, offset, *case.options)
+
+
+class FillWithNaN(TorchDispatchMode):
+    """Fills what is allocated, so that a number that is never written shows."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if 'empty' in func.__name__ and out.is_floating_point():
+            torch.Tensor.fill_(out, math.nan)
+        return out
+
+
+def assert_equals_reference(backend, device, case, dtype, rtol):
+    query, value, offset, d_out = (x.to(device, dtype) for x in inputs(case, dtype))
+    run = BACKENDS[backend]
+    with FillWithNaN():
+        got = (
+            run.forward(query, value, offset, *case.options),
+            *run.backward(d_out, query, value, offset, *case.options),
+        )
+    names = ('out', 'd_query', 'd_value', 'd_offset')
+    for name, actual, exact in zip(names, got, expected(case, dtype), strict=True):
+        assert actual.dtype == dtype
+        atol = rtol * max(exact.abs().max().item(), 1e-6)
+        actual = actual.double().cpu()
+        torch.testing.assert_close(
+            actual, exact, rtol=rtol, atol=atol, msg=lambda text, name=name: f'{name}: {text}'
+        )
+
+
+GRID_CASES = [
+    pytest.param(backend, device, case, id=f'{backend}-{device}-{"-".join(map(str, case))}')
+    for backend, device in HERE
+    for case in CASES[backend]
+]
+
+
+@pytest.mark.parametrize(('backend', 'device', 'case'), GRID_CASES)
+def test_equals_the_reference(backend, device, case):
+    assert_equals_reference(backend, device, case, torch.float32, rtol=2e-5)
+
+
+def test_the_backends_that_need_no_gpu_are_here():
+    assert ('cpu', 'cpu') in HERE
+    assert ('triton', DEVICE) in HERE
