@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <tuple>
-#include <vector>
 
 #include "kernels.h"
 
@@ -35,6 +34,8 @@ Problem problem(const Tensor& query, const Tensor& value, const Tensor& offset, 
   TORCH_CHECK(offset.sizes() == at::IntArrayRef({query.size(0), query.size(1), 2 * p.taps(),
                                                  query.size(3), query.size(4)}),
               "inter-frame attention got offsets that do not fit");
+  TORCH_CHECK(p.pixels() < (1 << 30) && dilation * kernel_size < (1 << 30),
+              "inter-frame attention on the CPU takes frames of less than 2**30 pixels");
   for (const Tensor& x : {value, offset})
     TORCH_CHECK(x.scalar_type() == query.scalar_type() && x.is_cpu() && query.is_cpu(),
                 "inter-frame attention got tensors of different kinds");
@@ -47,15 +48,18 @@ Tensor empty_with_channels_last(const Tensor& like) {
       .permute({0, 1, 4, 2, 3});
 }
 
-Tensor with_adjacent_channels(const Tensor& x) {
-  if (x.size(2) == 1 || x.stride(2) == 1) return x;
-  return empty_with_channels_last(x).copy_(x);
+// What the kernels read: pixels in even steps and, unless said otherwise, adjacent channels. Frames
+// of a tensor with channels last are so; anything else is copied.
+Tensor readable(const Tensor& x, bool any_channel_stride = false) {
+  const bool even = x.size(3) == 1 || x.size(4) == 1 || x.stride(3) == x.size(4) * x.stride(4);
+  const bool adjacent = any_channel_stride || x.size(2) == 1 || x.stride(2) == 1;
+  return even && adjacent ? x : empty_with_channels_last(x).copy_(x);
 }
 
 template <typename scalar>
 mmsifa::Input<scalar> input(const Tensor& x) {
-  return {static_cast<const scalar*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(3),
-          x.stride(4), x.stride(2)};
+  return {static_cast<const scalar*>(x.const_data_ptr()), x.stride(0), x.stride(1),
+          x.stride(x.size(4) > 1 ? 4 : 3), x.stride(2)};
 }
 
 template <typename Run>
@@ -72,8 +76,8 @@ void with_dtype(const Tensor& query, Run run) {
   }
 }
 
-// Positions for a thread to take at least, so that starting it pays.
-int64_t grain_size(const Problem& p) { return 1 + 16384 / (p.taps() * (p.channels + 1)); }
+// Blocks for a thread to take at least, so that starting it pays.
+int64_t grain_size(const Problem& p) { return 1 + 1024 / (p.taps() * (p.channels + 1)); }
 
 Tensor forward(const Tensor& query, const Tensor& value, const Tensor& offset, int64_t kernel_size,
                int64_t dilation, int64_t heads, double scale, bool softmax) {
@@ -81,14 +85,13 @@ Tensor forward(const Tensor& query, const Tensor& value, const Tensor& offset, i
       problem(query, value, offset, kernel_size, dilation, heads, scale, softmax);
   Tensor out = empty_with_channels_last(query);
   if (out.numel() == 0) return out;
-  const Tensor q = with_adjacent_channels(query), v = with_adjacent_channels(value);
+  const Tensor q = readable(query), v = readable(value), o = readable(offset, true);
   with_dtype(query, [&](auto zero) {
     using scalar = decltype(zero);
-    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(offset), {}};
+    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(o), {}};
     auto* to = static_cast<scalar*>(out.mutable_data_ptr());
-    at::parallel_for(0, p.positions(), grain_size(p), [&](int64_t begin, int64_t end) {
-      std::vector<accumulator_t<scalar>> scratch(mmsifa::forward_scratch(p));
-      mmsifa::forward<scalar>(p, in, to, scratch.data(), begin, end);
+    at::parallel_for(0, p.blocks(), grain_size(p), [&](int64_t begin, int64_t end) {
+      mmsifa::forward<scalar>(p, in, to, begin, end);
     });
   });
   return out;
@@ -106,34 +109,30 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& d_out, const Tensor& q
   Tensor d_query = empty_with_channels_last(query), d_value = empty_with_channels_last(value);
   Tensor d_offset = empty_with_channels_last(offset);
   if (query.numel() == 0) return {d_query, d_value, d_offset.zero_()};
-  const Tensor q = with_adjacent_channels(query), v = with_adjacent_channels(value);
-  const Tensor g = with_adjacent_channels(d_out);
+  const Tensor q = readable(query), v = readable(value), o = readable(offset, true);
+  const Tensor g = readable(d_out);
   with_dtype(query, [&](auto zero) {
     using scalar = decltype(zero);
     using real = accumulator_t<scalar>;
-    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(offset),
+    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(o),
                                     input<scalar>(g)};
     auto* to_query = static_cast<scalar*>(d_query.mutable_data_ptr());
     auto* to_value = static_cast<scalar*>(d_value.mutable_data_ptr());
     auto* to_offset = static_cast<scalar*>(d_offset.mutable_data_ptr());
-    const Tensor buffer = at::empty({p.positions() * p.heads * p.taps() * 2},
+    const Tensor buffer = at::empty({p.frames * p.pixels() * p.heads * p.taps() * 2},
                                     at::CppTypeToScalarType<real>::value);
     auto* attention = buffer.mutable_data_ptr<real>();
-    at::parallel_for(0, p.positions(), grain_size(p), [&](int64_t begin, int64_t end) {
-      std::vector<real> scratch(mmsifa::backward_scratch(p));
-      mmsifa::backward<scalar>(p, in, to_query, to_offset, attention, scratch.data(), begin,
-                               end);
+    at::parallel_for(0, p.blocks(), grain_size(p), [&](int64_t begin, int64_t end) {
+      mmsifa::backward<scalar>(p, in, to_query, to_offset, attention, begin, end);
     });
     // Every frame's channels are cut into parts, so that there are some for each thread.
     const int64_t wanted = 4 * at::get_num_threads() / p.frames + 1;
     const int64_t part = std::clamp<int64_t>(p.channels / wanted, 64, 256);
     const int64_t parts = (p.channels + part - 1) / part;
     at::parallel_for(0, p.frames * parts, 1, [&](int64_t begin, int64_t end) {
-      std::vector<real> scratch(mmsifa::backward_value_scratch(p, part));
       for (int64_t task = begin; task < end; ++task) {
         const int64_t first = task % parts * part, last = std::min(first + part, p.channels);
-        mmsifa::backward_value<scalar>(p, in, attention, to_value, scratch.data(),
-                                       task / parts, first, last);
+        mmsifa::backward_value<scalar>(p, in, attention, to_value, task / parts, first, last);
       }
     });
   });

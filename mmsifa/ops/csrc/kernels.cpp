@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 // One binary for every processor: GCC compiles a function once per instruction set and the loader
 // picks the best. Flattening gives the same instruction set to all that it calls.
@@ -37,60 +38,84 @@ inline void store(bfloat16& to, float x) {
   to.bits = static_cast<uint16_t>((x == x ? rounded : bits | 0x400000) >> 16);
 }
 
-// A frame and the place in it.
-struct Position {
-  int64_t clip, frame, row, column;
+template <typename scalar>
+inline const scalar* frame_of(const Problem& p, const Input<scalar>& x, int64_t frame) {
+  return x.data + frame / p.clip_length * x.clip_stride + frame % p.clip_length * x.frame_stride;
+}
+
+// Some pixels of a frame that follow each other; the last one is repeated to fill the block.
+struct Block {
+  int64_t frame, first, count;
+  int32_t row[kBlock], column[kBlock];
+
+  Block(const Problem& p, int64_t index) {
+    frame = index / p.blocks_per_frame();
+    first = index % p.blocks_per_frame() * kBlock;
+    count = std::min(kBlock, p.pixels() - first);
+    for (int64_t i = 0; i < kBlock; ++i) {
+      int64_t pixel = first + std::min(i, count - 1);
+      row[i] = static_cast<int32_t>(pixel) / static_cast<int32_t>(p.width);
+      column[i] = static_cast<int32_t>(pixel) % static_cast<int32_t>(p.width);
+    }
+  }
 };
 
-inline Position position(const Problem& p, int64_t index) {
-  int64_t frame = index / (p.height * p.width), pixel = index % (p.height * p.width);
-  return {frame / p.clip_length, frame % p.clip_length, pixel / p.width, pixel % p.width};
-}
-
-template <typename scalar>
-inline const scalar* frame_of(const Input<scalar>& x, const Position& at) {
-  return x.data + at.clip * x.clip_stride + at.frame * x.frame_stride;
-}
-
-template <typename scalar>
-inline const scalar* pixel_of(const Input<scalar>& x, const Position& at) {
-  return frame_of(x, at) + at.row * x.row_stride + at.column * x.column_stride;
-}
-
-// Where a tap samples: four pixels, upper left, upper right, lower left, lower right.
+// Where a tap samples for the pixels of a block: upper left, upper right, lower left, lower right.
 template <typename real>
-struct Sample {
-  int64_t row[4], column[4];  // inside the frame
-  real exists[4];             // 1, or 0 for a pixel that is outside and was moved inside
-  real weight[4];             // bilinear, 0 for a pixel that does not exist
-  real below, right;          // distance from the upper left pixel
+struct Samples {
+  int32_t pixel[4][kBlock];  // inside the frame
+  real exists[4][kBlock];    // 1, or 0 for a pixel that is outside and was moved inside
+  real weight[4][kBlock];    // bilinear, 0 for a pixel that does not exist
+  real below[kBlock], right[kBlock];  // distance from the upper left pixel
 };
 
 template <typename scalar, typename real>
-inline Sample<real> sample(const Problem& p, const Input<scalar>& offset, const Position& at,
-                           int64_t tap) {
-  const scalar* o = pixel_of(offset, at) + 2 * tap * offset.channel_stride;
-  int64_t middle = p.kernel_size / 2;
-  real y = static_cast<real>(at.row + p.dilation * (tap / p.kernel_size - middle)) + load(o[0]);
-  real x = static_cast<real>(at.column + p.dilation * (tap % p.kernel_size - middle)) +
-           load(o[offset.channel_stride]);
-  // False for NaN; nothing becomes an index before it is known to be near the frame.
-  bool inside = y > -1 && y < static_cast<real>(p.height) && x > -1 &&
-                x < static_cast<real>(p.width);
-  y = inside ? y : -1;
-  x = inside ? x : -1;
-  real top = std::floor(y), left = std::floor(x);
-  Sample<real> s;
-  s.below = y - top;
-  s.right = x - left;
-  for (int i = 0; i < 4; ++i) {
-    int64_t row = static_cast<int64_t>(top) + i / 2, column = static_cast<int64_t>(left) + i % 2;
-    s.row[i] = std::clamp<int64_t>(row, 0, p.height - 1);
-    s.column[i] = std::clamp<int64_t>(column, 0, p.width - 1);
-    s.exists[i] = inside && row == s.row[i] && column == s.column[i];
-    s.weight[i] = s.exists[i] * (i / 2 ? s.below : 1 - s.below) * (i % 2 ? s.right : 1 - s.right);
+inline void locate(const Problem& p, const Input<scalar>& offset, const Block& block, int64_t tap,
+                   Samples<real>& s) {
+  const scalar* frame = frame_of(p, offset, block.frame);
+  real down[kBlock], along[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) {
+    const scalar* o = frame + (block.first + std::min(i, block.count - 1)) * offset.pixel_stride +
+                      2 * tap * offset.channel_stride;
+    down[i] = load(o[0]);
+    along[i] = load(o[offset.channel_stride]);
   }
-  return s;
+  const int64_t middle = p.kernel_size / 2;
+  const auto tap_row = static_cast<int32_t>(p.dilation * (tap / p.kernel_size - middle));
+  const auto tap_column = static_cast<int32_t>(p.dilation * (tap % p.kernel_size - middle));
+  const auto height = static_cast<int32_t>(p.height), width = static_cast<int32_t>(p.width);
+#pragma omp simd
+  for (int64_t i = 0; i < kBlock; ++i) {
+    real y = static_cast<real>(block.row[i] + tap_row) + down[i];
+    real x = static_cast<real>(block.column[i] + tap_column) + along[i];
+    // False for NaN; nothing becomes an index before it is known to be near the frame.
+    const bool inside = (y > -1) & (y < static_cast<real>(height)) & (x > -1) &
+                        (x < static_cast<real>(width));
+    y = inside ? y : real(-1);
+    x = inside ? x : real(-1);
+    const real y_floor = std::floor(y), x_floor = std::floor(x);
+    const real below = y - y_floor, right = x - x_floor;
+    const auto top = static_cast<int32_t>(y_floor), left = static_cast<int32_t>(x_floor);
+    const real has_top = top >= 0 ? 1 : 0, has_left = left >= 0 ? 1 : 0;
+    const real has_bottom = inside & (top < height - 1) ? 1 : 0;
+    const real has_right = inside & (left < width - 1) ? 1 : 0;
+    const int32_t row0 = std::max(top, 0) * width, row1 = std::min(top + 1, height - 1) * width;
+    const int32_t column0 = std::max(left, 0), column1 = std::min(left + 1, width - 1);
+    s.below[i] = below;
+    s.right[i] = right;
+    s.pixel[0][i] = row0 + column0;
+    s.pixel[1][i] = row0 + column1;
+    s.pixel[2][i] = row1 + column0;
+    s.pixel[3][i] = row1 + column1;
+    s.exists[0][i] = has_top * has_left;
+    s.exists[1][i] = has_top * has_right;
+    s.exists[2][i] = has_bottom * has_left;
+    s.exists[3][i] = has_bottom * has_right;
+    s.weight[0][i] = has_top * has_left * (1 - below) * (1 - right);
+    s.weight[1][i] = has_top * has_right * (1 - below) * right;
+    s.weight[2][i] = has_bottom * has_left * below * (1 - right);
+    s.weight[3][i] = has_bottom * has_right * below * right;
+  }
 }
 
 template <typename real>
@@ -100,200 +125,209 @@ inline void softmax_over_taps(real* weights, int64_t taps) {
   for (int64_t k = 0; k < taps; ++k) weights[k] /= sum;
 }
 
-// out = sum of the rows of samples (taps, channels), each times its weight; fixed_taps or taps.
+// out = sum of the rows of sampled (taps, channels), each times its weight, for a head's channels.
 template <int fixed_taps, typename scalar, typename real>
-inline void weighted_sum(const real* samples, const real* weights, int64_t stride, int64_t taps,
-                         int64_t begin, int64_t end, scalar* out) {
-  const int64_t count = fixed_taps ? fixed_taps : taps;
+inline void weighted_sum(const Problem& p, const real* sampled, const real* weights, int64_t head,
+                         scalar* out) {
+  const int64_t per_head = p.channels / p.heads, channels = p.channels;
+  const int64_t taps = fixed_taps ? fixed_taps : p.taps();
 #pragma omp simd
-  for (int64_t c = begin; c < end; ++c) {
+  for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
     real sum = 0;
-    for (int64_t k = 0; k < count; ++k) sum += weights[k] * samples[k * stride + c];
+    for (int64_t k = 0; k < taps; ++k) sum += weights[k] * sampled[k * channels + c];
     store(out[c], sum);
   }
 }
 
-template <typename scalar, typename real>
-inline void weighted_sum(const Problem& p, const real* samples, const real* weights, int64_t head,
-                         scalar* out) {
-  int64_t per_head = p.channels / p.heads, begin = head * per_head, end = begin + per_head;
-  if (p.kernel_size == 3)
-    weighted_sum<9>(samples, weights, p.channels, 9, begin, end, out);
-  else
-    weighted_sum<0>(samples, weights, p.channels, p.taps(), begin, end, out);
-}
-
-template <typename scalar, typename real>
-inline void forward_range(const Problem& p, const Inputs<scalar>& in, scalar* out, real* scratch,
-                          int64_t begin, int64_t end) {
-  const int64_t taps = p.taps(), per_head = p.channels / p.heads;
-  real* samples = scratch;                       // (taps, channels)
-  real* weights = scratch + taps * p.channels;  // (heads, taps)
-  for (int64_t index = begin; index < end; ++index) {
-    const Position at = position(p, index);
-    const scalar* query = pixel_of(in.query, at);
-    const scalar* value = frame_of(in.value, at);
-    for (int64_t k = 0; k < taps; ++k) {
-      const Sample<real> s = sample<scalar, real>(p, in.offset, at, k);
-      const scalar* v[4];
-      for (int i = 0; i < 4; ++i)
-        v[i] = value + s.row[i] * in.value.row_stride + s.column[i] * in.value.column_stride;
-      const scalar *v0 = v[0], *v1 = v[1], *v2 = v[2], *v3 = v[3];
-      const real b0 = s.weight[0], b1 = s.weight[1], b2 = s.weight[2], b3 = s.weight[3];
-      real* sampled = samples + k * p.channels;
-      for (int64_t head = 0; head < p.heads; ++head) {
-        real score = 0;
+template <int fixed_taps, typename scalar, typename real>
+inline void forward_blocks(const Problem& p, const Inputs<scalar>& in, scalar* out, int64_t begin,
+                           int64_t end) {
+  const int64_t taps = fixed_taps ? fixed_taps : p.taps();
+  const int64_t per_head = p.channels / p.heads, pixel_stride = in.value.pixel_stride;
+  std::vector<Samples<real>> samples(taps);
+  std::vector<real> sampled(taps * p.channels), weights(p.heads * taps);
+  for (int64_t b = begin; b < end; ++b) {
+    const Block block(p, b);
+    const scalar* queries = frame_of(p, in.query, block.frame);
+    const scalar* value = frame_of(p, in.value, block.frame);
+    for (int64_t k = 0; k < taps; ++k) locate(p, in.offset, block, k, samples[k]);
+    for (int64_t i = 0; i < block.count; ++i) {
+      const int64_t pixel = block.first + i;
+      const scalar* query = queries + pixel * in.query.pixel_stride;
+      for (int64_t k = 0; k < taps; ++k) {
+        const Samples<real>& s = samples[k];
+        const scalar* v0 = value + s.pixel[0][i] * pixel_stride;
+        const scalar* v1 = value + s.pixel[1][i] * pixel_stride;
+        const scalar* v2 = value + s.pixel[2][i] * pixel_stride;
+        const scalar* v3 = value + s.pixel[3][i] * pixel_stride;
+        const real b0 = s.weight[0][i], b1 = s.weight[1][i];
+        const real b2 = s.weight[2][i], b3 = s.weight[3][i];
+        real* to = sampled.data() + k * p.channels;
+        for (int64_t head = 0; head < p.heads; ++head) {
+          real score = 0;
 #pragma omp simd reduction(+ : score)
-        for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
-          real x = b0 * load(v0[c]) + b1 * load(v1[c]) + b2 * load(v2[c]) + b3 * load(v3[c]);
-          sampled[c] = x;
-          score += load(query[c]) * x;
+          for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
+            to[c] = b0 * load(v0[c]) + b1 * load(v1[c]) + b2 * load(v2[c]) + b3 * load(v3[c]);
+            score += load(query[c]) * to[c];
+          }
+          weights[head * taps + k] = static_cast<real>(p.scale) * score;
         }
-        weights[head * taps + k] = static_cast<real>(p.scale) * score;
       }
-    }
-    for (int64_t head = 0; head < p.heads; ++head) {
-      if (p.softmax) softmax_over_taps(weights + head * taps, taps);
-      weighted_sum(p, samples, weights + head * taps, head, out + index * p.channels);
+      scalar* to = out + (block.frame * p.pixels() + pixel) * p.channels;
+      for (int64_t head = 0; head < p.heads; ++head) {
+        real* w = weights.data() + head * taps;
+        if (p.softmax) softmax_over_taps(w, taps);
+        weighted_sum<fixed_taps>(p, sampled.data(), w, head, to);
+      }
     }
   }
 }
 
-template <typename scalar, typename real>
-inline void backward_range(const Problem& p, const Inputs<scalar>& in, scalar* d_query,
-                           scalar* d_offset, real* attention, real* scratch, int64_t begin,
-                           int64_t end) {
-  const int64_t taps = p.taps(), per_head = p.channels / p.heads;
-  real* samples = scratch;                             // (taps, channels)
-  real* query_dots = samples + taps * p.channels;      // (heads, taps, 4) with the four pixels
-  real* d_out_dots = query_dots + 4 * p.heads * taps;  // (heads, taps, 4)
-  real* weights = d_out_dots + 4 * p.heads * taps;     // (heads, taps)
-  real* d_scores = weights + p.heads * taps;           // (heads, taps)
-  for (int64_t index = begin; index < end; ++index) {
-    const Position at = position(p, index);
-    const scalar* query = pixel_of(in.query, at);
-    const scalar* d_out = pixel_of(in.d_out, at);
-    const scalar* value = frame_of(in.value, at);
-    for (int64_t k = 0; k < taps; ++k) {
-      const Sample<real> s = sample<scalar, real>(p, in.offset, at, k);
-      const scalar* v[4];
-      for (int i = 0; i < 4; ++i)
-        v[i] = value + s.row[i] * in.value.row_stride + s.column[i] * in.value.column_stride;
-      const scalar *v0 = v[0], *v1 = v[1], *v2 = v[2], *v3 = v[3];
-      const real b0 = s.weight[0], b1 = s.weight[1], b2 = s.weight[2], b3 = s.weight[3];
-      real* sampled = samples + k * p.channels;
+template <int fixed_taps, typename scalar, typename real>
+inline void backward_blocks(const Problem& p, const Inputs<scalar>& in, scalar* d_query,
+                            scalar* d_offset, real* attention, int64_t begin, int64_t end) {
+  const int64_t taps = fixed_taps ? fixed_taps : p.taps();
+  const int64_t per_head = p.channels / p.heads, pixel_stride = in.value.pixel_stride;
+  std::vector<Samples<real>> samples(taps);
+  std::vector<real> sampled(taps * p.channels), weights(taps), d_scores(taps);
+  std::vector<real> dots(taps * 8);      // of query and d_out with each of the four pixels
+  std::vector<real> d_pixels(taps * 4);  // gradient of the sample times each of them
+  for (int64_t b = begin; b < end; ++b) {
+    const Block block(p, b);
+    const scalar* queries = frame_of(p, in.query, block.frame);
+    const scalar* d_outs = frame_of(p, in.d_out, block.frame);
+    const scalar* value = frame_of(p, in.value, block.frame);
+    for (int64_t k = 0; k < taps; ++k) locate(p, in.offset, block, k, samples[k]);
+    for (int64_t i = 0; i < block.count; ++i) {
+      const int64_t pixel = block.first + i, position = block.frame * p.pixels() + pixel;
+      const scalar* query = queries + pixel * in.query.pixel_stride;
+      const scalar* d_out = d_outs + pixel * in.d_out.pixel_stride;
+      std::fill(d_pixels.begin(), d_pixels.end(), real(0));
       for (int64_t head = 0; head < p.heads; ++head) {
-        real q0 = 0, q1 = 0, q2 = 0, q3 = 0, g0 = 0, g1 = 0, g2 = 0, g3 = 0;
+        for (int64_t k = 0; k < taps; ++k) {
+          const Samples<real>& s = samples[k];
+          const scalar* v0 = value + s.pixel[0][i] * pixel_stride;
+          const scalar* v1 = value + s.pixel[1][i] * pixel_stride;
+          const scalar* v2 = value + s.pixel[2][i] * pixel_stride;
+          const scalar* v3 = value + s.pixel[3][i] * pixel_stride;
+          const real b0 = s.weight[0][i], b1 = s.weight[1][i];
+          const real b2 = s.weight[2][i], b3 = s.weight[3][i];
+          real* to = sampled.data() + k * p.channels;
+          real q0 = 0, q1 = 0, q2 = 0, q3 = 0, g0 = 0, g1 = 0, g2 = 0, g3 = 0;
 #pragma omp simd reduction(+ : q0, q1, q2, q3, g0, g1, g2, g3)
-        for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
-          real x0 = load(v0[c]), x1 = load(v1[c]), x2 = load(v2[c]), x3 = load(v3[c]);
-          real q = load(query[c]), g = load(d_out[c]);
-          sampled[c] = b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3;
-          q0 += q * x0, q1 += q * x1, q2 += q * x2, q3 += q * x3;
-          g0 += g * x0, g1 += g * x1, g2 += g * x2, g3 += g * x3;
+          for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
+            const real x0 = load(v0[c]), x1 = load(v1[c]), x2 = load(v2[c]), x3 = load(v3[c]);
+            const real q = load(query[c]), g = load(d_out[c]);
+            to[c] = b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3;
+            q0 += q * x0, q1 += q * x1, q2 += q * x2, q3 += q * x3;
+            g0 += g * x0, g1 += g * x1, g2 += g * x2, g3 += g * x3;
+          }
+          weights[k] = static_cast<real>(p.scale) * (b0 * q0 + b1 * q1 + b2 * q2 + b3 * q3);
+          d_scores[k] = b0 * g0 + b1 * g1 + b2 * g2 + b3 * g3;  // yet those of the weights
+          const real all[8] = {q0, q1, q2, q3, g0, g1, g2, g3};
+          std::copy(all, all + 8, dots.data() + 8 * k);
         }
-        const int64_t i = head * taps + k;
-        weights[i] = static_cast<real>(p.scale) * (b0 * q0 + b1 * q1 + b2 * q2 + b3 * q3);
-        d_scores[i] = b0 * g0 + b1 * g1 + b2 * g2 + b3 * g3;
-        const real q[4] = {q0, q1, q2, q3}, g[4] = {g0, g1, g2, g3};
-        std::copy(q, q + 4, query_dots + 4 * i);
-        std::copy(g, g + 4, d_out_dots + 4 * i);
-      }
-    }
-    for (int64_t head = 0; head < p.heads; ++head) {
-      real *w = weights + head * taps, *a = d_scores + head * taps;
-      real mean = 0;
-      if (p.softmax) {
-        softmax_over_taps(w, taps);
-        for (int64_t k = 0; k < taps; ++k) mean += w[k] * a[k];
+        real mean = 0;
+        if (p.softmax) {
+          softmax_over_taps(weights.data(), taps);
+          for (int64_t k = 0; k < taps; ++k) mean += weights[k] * d_scores[k];
+        }
+        real* kept = attention + (position * p.heads + head) * taps * 2;
+        for (int64_t k = 0; k < taps; ++k) {
+          const real w = weights[k];
+          const real a = static_cast<real>(p.scale) * (p.softmax ? w : 1) * (d_scores[k] - mean);
+          d_scores[k] = a;
+          kept[2 * k] = w;
+          kept[2 * k + 1] = a;
+          for (int j = 0; j < 4; ++j)
+            d_pixels[4 * k + j] += a * dots[8 * k + j] + w * dots[8 * k + 4 + j];
+        }
+        weighted_sum<fixed_taps>(p, sampled.data(), d_scores.data(), head,
+                                 d_query + position * p.channels);
       }
       for (int64_t k = 0; k < taps; ++k) {
-        a[k] = static_cast<real>(p.scale) * (p.softmax ? w[k] * (a[k] - mean) : a[k]);
-        attention[((index * p.heads + head) * taps + k) * 2] = w[k];
-        attention[((index * p.heads + head) * taps + k) * 2 + 1] = a[k];
+        const Samples<real>& s = samples[k];
+        real e[4];
+        for (int j = 0; j < 4; ++j) e[j] = s.exists[j][i] * d_pixels[4 * k + j];
+        const real below = s.below[i], right = s.right[i];
+        scalar* to = d_offset + (position * taps + k) * 2;
+        store(to[0], (1 - right) * (e[2] - e[0]) + right * (e[3] - e[1]));
+        store(to[1], (1 - below) * (e[1] - e[0]) + below * (e[3] - e[2]));
       }
-      weighted_sum(p, samples, a, head, d_query + index * p.channels);
-    }
-    for (int64_t k = 0; k < taps; ++k) {
-      const Sample<real> s = sample<scalar, real>(p, in.offset, at, k);
-      real e[4] = {0, 0, 0, 0};  // gradient of the sample times each pixel
-      for (int64_t i = k; i < p.heads * taps; i += taps)
-        for (int j = 0; j < 4; ++j)
-          e[j] += s.exists[j] *
-                  (weights[i] * d_out_dots[4 * i + j] + d_scores[i] * query_dots[4 * i + j]);
-      scalar* d = d_offset + (index * taps + k) * 2;
-      store(d[0], (1 - s.right) * (e[2] - e[0]) + s.right * (e[3] - e[1]));
-      store(d[1], (1 - s.below) * (e[1] - e[0]) + s.below * (e[3] - e[2]));
     }
   }
 }
 
 template <typename scalar, typename real>
-inline void backward_value_range(const Problem& p, const Inputs<scalar>& in, const real* attention,
-                                 scalar* d_value, real* scratch, int64_t frame, int64_t begin,
-                                 int64_t end) {
+inline void backward_value_channels(const Problem& p, const Inputs<scalar>& in,
+                                    const real* attention, scalar* d_value, int64_t frame,
+                                    int64_t begin, int64_t end) {
   const int64_t taps = p.taps(), per_head = p.channels / p.heads, count = end - begin;
-  const int64_t pixels = p.height * p.width;
-  real* d_sample = scratch;      // (count)
-  real* sum = scratch + count;  // (pixels, count)
-  std::fill(sum, sum + pixels * count, real(0));
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    const int64_t index = frame * pixels + pixel;
-    const Position at = position(p, index);
-    const scalar* query = pixel_of(in.query, at) + begin;
-    const scalar* d_out = pixel_of(in.d_out, at) + begin;
-    for (int64_t k = 0; k < taps; ++k) {
-      const Sample<real> s = sample<scalar, real>(p, in.offset, at, k);
-      for (int64_t head = begin / per_head; head * per_head < end; ++head) {
-        const real* wa = attention + ((index * p.heads + head) * taps + k) * 2;
-        const real w = wa[0], a = wa[1];
-        const int64_t last = std::min(end, (head + 1) * per_head) - begin;
+  std::vector<Samples<real>> samples(taps);
+  std::vector<real> d_sample(count), sum(p.pixels() * count);  // sum: (pixels, count)
+  const scalar* queries = frame_of(p, in.query, frame) + begin;
+  const scalar* d_outs = frame_of(p, in.d_out, frame) + begin;
+  for (int64_t b = 0; b < p.blocks_per_frame(); ++b) {
+    const Block block(p, frame * p.blocks_per_frame() + b);
+    for (int64_t k = 0; k < taps; ++k) locate(p, in.offset, block, k, samples[k]);
+    for (int64_t i = 0; i < block.count; ++i) {
+      const int64_t pixel = block.first + i, position = frame * p.pixels() + pixel;
+      const scalar* query = queries + pixel * in.query.pixel_stride;
+      const scalar* d_out = d_outs + pixel * in.d_out.pixel_stride;
+      for (int64_t k = 0; k < taps; ++k) {
+        const Samples<real>& s = samples[k];
+        real* d = d_sample.data();
+        for (int64_t head = begin / per_head; head * per_head < end; ++head) {
+          const real* kept = attention + ((position * p.heads + head) * taps + k) * 2;
+          const real w = kept[0], a = kept[1];
+          const int64_t last = std::min(end, (head + 1) * per_head) - begin;
 #pragma omp simd
-        for (int64_t c = std::max(begin, head * per_head) - begin; c < last; ++c)
-          d_sample[c] = w * load(d_out[c]) + a * load(query[c]);
-      }
-      for (int i = 0; i < 4; ++i) {
-        if (s.weight[i] == 0) continue;
-        real* to = sum + (s.row[i] * p.width + s.column[i]) * count;
-        const real weight = s.weight[i];
+          for (int64_t c = std::max(begin, head * per_head) - begin; c < last; ++c)
+            d[c] = w * load(d_out[c]) + a * load(query[c]);
+        }
+        for (int j = 0; j < 4; ++j) {
+          const real weight = s.weight[j][i];
+          if (weight == 0) continue;
+          real* to = sum.data() + s.pixel[j][i] * count;
 #pragma omp simd
-        for (int64_t c = 0; c < count; ++c) to[c] += weight * d_sample[c];
+          for (int64_t c = 0; c < count; ++c) to[c] += weight * d[c];
+        }
       }
     }
   }
-  for (int64_t pixel = 0; pixel < pixels; ++pixel)
-    for (int64_t c = 0; c < count; ++c)
-      store(d_value[(frame * pixels + pixel) * p.channels + begin + c], sum[pixel * count + c]);
+  for (int64_t pixel = 0; pixel < p.pixels(); ++pixel) {
+    scalar* to = d_value + (frame * p.pixels() + pixel) * p.channels + begin;
+    for (int64_t c = 0; c < count; ++c) store(to[c], sum[pixel * count + c]);
+  }
 }
 
 }  // namespace
 
-int64_t forward_scratch(const Problem& p) { return p.taps() * (p.channels + p.heads); }
-
-int64_t backward_scratch(const Problem& p) { return p.taps() * (p.channels + 10 * p.heads); }
-
-int64_t backward_value_scratch(const Problem& p, int64_t channels) {
-  return (p.height * p.width + 1) * channels;
-}
-
-#define INSTANTIATE(scalar)                                                                      \
-  template <>                                                                                    \
-  MULTIVERSION void forward(const Problem& p, const Inputs<scalar>& in, scalar* out,            \
-                            accumulator_t<scalar>* scratch, int64_t begin, int64_t end) {       \
-    forward_range(p, in, out, scratch, begin, end);                                              \
-  }                                                                                              \
-  template <>                                                                                    \
-  MULTIVERSION void backward(const Problem& p, const Inputs<scalar>& in, scalar* d_query,       \
-                             scalar* d_offset, accumulator_t<scalar>* attention,                 \
-                             accumulator_t<scalar>* scratch, int64_t begin, int64_t end) {      \
-    backward_range(p, in, d_query, d_offset, attention, scratch, begin, end);                   \
-  }                                                                                              \
-  template <>                                                                                    \
-  MULTIVERSION void backward_value(const Problem& p, const Inputs<scalar>& in,                  \
-                                   const accumulator_t<scalar>* attention, scalar* d_value,     \
-                                   accumulator_t<scalar>* scratch, int64_t frame, int64_t begin, \
-                                   int64_t end) {                                                \
-    backward_value_range(p, in, attention, d_value, scratch, frame, begin, end);                \
+// Windows of 3 x 3 have code of their own, with the sum over the taps written out.
+#define INSTANTIATE(scalar)                                                                       \
+  template <>                                                                                     \
+  MULTIVERSION void forward(const Problem& p, const Inputs<scalar>& in, scalar* out,             \
+                            int64_t begin, int64_t end) {                                         \
+    using real = accumulator_t<scalar>;                                                           \
+    if (p.kernel_size == 3)                                                                       \
+      forward_blocks<9, scalar, real>(p, in, out, begin, end);                                    \
+    else                                                                                          \
+      forward_blocks<0, scalar, real>(p, in, out, begin, end);                                    \
+  }                                                                                               \
+  template <>                                                                                     \
+  MULTIVERSION void backward(const Problem& p, const Inputs<scalar>& in, scalar* d_query,        \
+                             scalar* d_offset, accumulator_t<scalar>* attention, int64_t begin,  \
+                             int64_t end) {                                                       \
+    if (p.kernel_size == 3)                                                                       \
+      backward_blocks<9>(p, in, d_query, d_offset, attention, begin, end);                        \
+    else                                                                                          \
+      backward_blocks<0>(p, in, d_query, d_offset, attention, begin, end);                        \
+  }                                                                                               \
+  template <>                                                                                     \
+  MULTIVERSION void backward_value(const Problem& p, const Inputs<scalar>& in,                   \
+                                   const accumulator_t<scalar>* attention, scalar* d_value,      \
+                                   int64_t frame, int64_t begin, int64_t end) {                   \
+    backward_value_channels(p, in, attention, d_value, frame, begin, end);                        \
   }
 
 INSTANTIATE(float)

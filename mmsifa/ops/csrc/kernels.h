@@ -9,7 +9,9 @@ struct bfloat16 {
   uint16_t bits;
 };
 
-// Sizes of a call. Strides count elements; channels are next to each other.
+// Pixels of a frame that are worked on together.
+constexpr int64_t kBlock = 16;
+
 struct Problem {
   int64_t frames, height, width, channels;  // frames of all clips together
   int64_t clip_length;                      // frames of one clip
@@ -18,13 +20,16 @@ struct Problem {
   bool softmax;
 
   int64_t taps() const { return kernel_size * kernel_size; }
-  int64_t positions() const { return frames * height * width; }
+  int64_t pixels() const { return height * width; }
+  int64_t blocks() const { return frames * blocks_per_frame(); }
+  int64_t blocks_per_frame() const { return (pixels() + kBlock - 1) / kBlock; }
 };
 
+// Strides count elements. The channels of all but the offset are next to each other.
 template <typename scalar>
 struct Input {
   const scalar* data;
-  int64_t clip_stride, frame_stride, row_stride, column_stride, channel_stride;
+  int64_t clip_stride, frame_stride, pixel_stride, channel_stride;
 };
 
 template <typename scalar>
@@ -43,29 +48,23 @@ struct accumulator<double> {
 template <typename scalar>
 using accumulator_t = typename accumulator<scalar>::type;
 
-// Each function works on the range [begin, end) and has room for its intermediate results.
+// Each function works on the blocks or channels [begin, end). Results have channels last in memory.
 
-// out: (positions, channels). scratch: forward_scratch(problem) numbers.
+// out: (frames, pixels, channels).
 template <typename scalar>
-void forward(const Problem&, const Inputs<scalar>&, scalar* out, accumulator_t<scalar>* scratch,
-             int64_t begin, int64_t end);
-int64_t forward_scratch(const Problem&);
+void forward(const Problem&, const Inputs<scalar>&, scalar* out, int64_t begin, int64_t end);
 
-// d_query: (positions, channels); d_offset: (positions, 2 * taps); attention: (positions, heads,
-// taps, 2), the weight of a tap and the gradient of its score, for backward_value.
+// d_query: (frames, pixels, channels); d_offset: (frames, pixels, 2 * taps); attention: (frames,
+// pixels, heads, taps, 2), the weight of a tap and its score's gradient, for backward_value.
 template <typename scalar>
 void backward(const Problem&, const Inputs<scalar>&, scalar* d_query, scalar* d_offset,
-              accumulator_t<scalar>* attention, accumulator_t<scalar>* scratch, int64_t begin,
-              int64_t end);
-int64_t backward_scratch(const Problem&);
+              accumulator_t<scalar>* attention, int64_t begin, int64_t end);
 
-// d_value: (positions, channels), the frame's channels [begin, end) only. A frame's gradient comes
-// from this frame alone and is added up in the order of its positions, so it is the same for any
-// number of threads and any partition of the channels.
+// d_value: (frames, pixels, channels), of one frame and the channels [begin, end). It comes from
+// this frame alone and is added up in the order of the pixels, so it is the same for any number of
+// threads and any partition of the channels.
 template <typename scalar>
 void backward_value(const Problem&, const Inputs<scalar>&, const accumulator_t<scalar>* attention,
-                    scalar* d_value, accumulator_t<scalar>* scratch, int64_t frame, int64_t begin,
-                    int64_t end);
-int64_t backward_value_scratch(const Problem&, int64_t channels);
+                    scalar* d_value, int64_t frame, int64_t begin, int64_t end);
 
 }  // namespace mmsifa
