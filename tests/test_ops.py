@@ -2,11 +2,12 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from mmsifa.ops import BACKENDS, inter_frame_attention
+from mmsifa.ops import BACKENDS, inter_frame_attention, reference
 from mmsifa.ops.backends import Backend
 
 SHAPES = {
@@ -72,11 +73,17 @@ def definition(query, value, offset, *, kernel_size=3, dilation=1, num_heads=1, 
     return out
 
 
+@pytest.fixture(params=['reference', 'cpu'])
+def attention(request):
+    """The op on a backend that computes in float64."""
+    return partial(inter_frame_attention, backend=request.param)
+
+
 @pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
-def test_equals_the_definition_for_every_shape(shape, softmax):
+def test_equals_the_definition_for_every_shape(attention, shape, softmax):
     args = inputs(shape)
-    out = inter_frame_attention(*args, softmax=softmax)
+    out = attention(*args, softmax=softmax)
     torch.testing.assert_close(out, definition(*args, softmax=softmax), rtol=1e-12, atol=1e-12)
 
 
@@ -93,35 +100,35 @@ def test_equals_the_definition_for_every_shape(shape, softmax):
     ],
     ids=str,
 )
-def test_equals_the_definition_for_every_option(options):
+def test_equals_the_definition_for_every_option(attention, options):
     args = inputs((1, 2, 4, 6, 5), options.get('kernel_size', 3))
-    out = inter_frame_attention(*args, **options)
+    out = attention(*args, **options)
     torch.testing.assert_close(out, definition(*args, **options), rtol=1e-12, atol=1e-12)
 
 
-def test_one_tap_by_hand():
+def test_one_tap_by_hand(attention):
     value = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 1, 1, 2, 2)
     query = torch.full((1, 1, 1, 2, 2), 10.0)
     offset = torch.zeros(1, 1, 2, 2, 2)
     offset[0, 0, :, 0, 0] = torch.tensor([0.5, 0.25])  # down by a half, right by a quarter
-    out = inter_frame_attention(query, value, offset, kernel_size=1)
+    out = attention(query, value, offset, kernel_size=1)
     sample = 0.5 * (0.75 * 1 + 0.25 * 2) + 0.5 * (0.75 * 3 + 0.25 * 4)
     assert out[0, 0, 0, 0, 0].item() == pytest.approx(10 * sample * sample)
     assert out[0, 0, 0, 1, 1].item() == pytest.approx(10 * 4 * 4)
 
 
-def test_tap_order_and_channel_order_of_offsets():
+def test_tap_order_and_channel_order_of_offsets(attention):
     value = torch.arange(25.0).view(1, 1, 1, 5, 5)
     query = torch.ones_like(value)
     for k in range(9):
         ky, kx = divmod(k, 3)
         offset = torch.full((1, 1, 18, 5, 5), 1e6)  # every tap but k looks far outside
         offset[:, :, 2 * k : 2 * k + 2] = 0
-        out = inter_frame_attention(query, value, offset, scale=1.0)
+        out = attention(query, value, offset, scale=1.0)
         assert out[0, 0, 0, 2, 2].item() == value[0, 0, 0, 1 + ky, 1 + kx].item() ** 2
     offset = torch.full((1, 1, 18, 5, 5), 1e6)
     offset[:, :, 8], offset[:, :, 9] = -1, 2  # the middle tap: one up, two to the right
-    out = inter_frame_attention(query, value, offset, scale=1.0)
+    out = attention(query, value, offset, scale=1.0)
     assert out[0, 0, 0, 2, 2].item() == value[0, 0, 0, 1, 4].item() ** 2
 
 
@@ -129,23 +136,23 @@ def test_tap_order_and_channel_order_of_offsets():
     ('position', 'weight'),
     [(-1.0, 0.0), (-0.75, 0.25), (-0.25, 0.75), (2.25, 0.75), (2.75, 0.25), (3.0, 0.0)],
 )
-def test_samples_fade_out_within_one_pixel_of_the_border(position, weight):
+def test_samples_fade_out_within_one_pixel_of_the_border(attention, position, weight):
     value = torch.ones(1, 1, 1, 3, 3, dtype=torch.float64)
     offset = torch.zeros(1, 1, 2, 3, 3, dtype=torch.float64)
     offset[0, 0, 0, 1, 1] = position - 1
-    out = inter_frame_attention(value, value, offset, kernel_size=1)
+    out = attention(value, value, offset, kernel_size=1)
     assert out[0, 0, 0, 1, 1].item() == pytest.approx(weight**2)
 
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf, 1e30, -1e30])
 @pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
-def test_bad_offsets_count_as_outside_with_zero_gradient(bad, softmax):
+def test_bad_offsets_count_as_outside_with_zero_gradient(attention, bad, softmax):
     query, value, offset = inputs((1, 2, 3, 4, 4), dtype=torch.float32)
     far = offset.clone()
     offset[0, 0, 4], far[0, 0, 4] = bad, 100
     query.requires_grad_(), value.requires_grad_(), offset.requires_grad_()
-    out = inter_frame_attention(query, value, offset, softmax=softmax)
-    torch.testing.assert_close(out, inter_frame_attention(query, value, far, softmax=softmax))
+    out = attention(query, value, offset, softmax=softmax)
+    torch.testing.assert_close(out, attention(query, value, far, softmax=softmax))
     out.square().sum().backward()
     for tensor in (query, value, offset):
         assert tensor.grad.isfinite().all()
@@ -156,25 +163,38 @@ def test_bad_offsets_count_as_outside_with_zero_gradient(bad, softmax):
 @pytest.mark.parametrize(
     'options', [{}, dict(softmax=True), dict(num_heads=2, dilation=2), dict(kernel_size=1)], ids=str
 )
-def test_gradients(options):
+def test_gradients(attention, options):
     args = inputs((1, 2, 4, 3, 4), options.get('kernel_size', 3))
     args = [tensor.requires_grad_() for tensor in args]
-    assert torch.autograd.gradcheck(lambda *a: inter_frame_attention(*a, **options), args)
+    assert torch.autograd.gradcheck(lambda *a: attention(*a, **options), args)
 
 
-def test_gradient_at_a_whole_pixel_is_the_one_towards_the_next():
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
+def test_the_reference_gradients_are_pytorchs_own(softmax, dtype):
+    args = [tensor.requires_grad_() for tensor in inputs((2, 2, 4, 3, 4), 5, dtype=dtype)]
+    options = (5, 2, 2, 0.7, softmax)
+    out = reference.forward(*args, *options)
+    d_out = torch.randn_like(out)
+    expected = torch.autograd.grad(out, args, d_out)
+    with torch.no_grad():
+        got = reference.backward(d_out, *args, *options)
+    torch.testing.assert_close(got, expected)
+
+
+def test_gradient_at_a_whole_pixel_is_the_one_towards_the_next(attention):
     value = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64).view(1, 1, 1, 1, 4)
     query = torch.ones_like(value)
     offset = torch.zeros(1, 1, 2, 1, 4, dtype=torch.float64, requires_grad=True)
-    inter_frame_attention(query, value, offset, kernel_size=1, scale=1.0).sum().backward()
+    attention(query, value, offset, kernel_size=1, scale=1.0).sum().backward()
     # d(s * s)/dx = 2 s (s_next - s), and the pixel after the last one is zero
     assert offset.grad[0, 0, 1, 0].tolist() == [2 * 1 * 1, 2 * 2 * 2, 2 * 4 * 4, 2 * 8 * -8]
 
 
 @pytest.mark.parametrize('memory', ['channels-last', 'slices', 'transposed'])
-def test_strides_do_not_matter(memory):
+def test_strides_do_not_matter(attention, memory):
     query, value, offset = inputs((2, 3, 4, 5, 6))
-    expected = inter_frame_attention(query, value, offset)
+    expected = attention(query, value, offset)
     if memory == 'channels-last':
         query, value, offset = (
             x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
@@ -186,7 +206,7 @@ def test_strides_do_not_matter(memory):
     else:
         query, value = (x.transpose(3, 4).contiguous().transpose(3, 4) for x in (query, value))
     assert not (query.is_contiguous() and value.is_contiguous())
-    torch.testing.assert_close(inter_frame_attention(query, value, offset), expected)
+    torch.testing.assert_close(attention(query, value, offset), expected)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
@@ -200,9 +220,9 @@ def test_half_inputs_accumulate_in_float32(dtype):
 
 
 @pytest.mark.parametrize('shape', [(0, 2, 4, 3, 3), (2, 0, 4, 3, 3)], ids=['no-clip', 'no-frame'])
-def test_empty_batches(shape):
+def test_empty_batches(attention, shape):
     args = [tensor.requires_grad_() for tensor in inputs(shape)]
-    out = inter_frame_attention(*args)
+    out = attention(*args)
     out.sum().backward()
     assert out.shape == shape
     assert args[0].grad.shape == shape
@@ -217,7 +237,7 @@ def test_named_backend_and_automatic_choice(monkeypatch):
     monkeypatch.setitem(BACKENDS, 'picky', picky)
     with pytest.raises(RuntimeError, match="'picky' cannot take these inputs: it only takes flo"):
         inter_frame_attention(*args, backend='picky')
-    with pytest.raises(ValueError, match=r"one of \['cpu', .*'reference', 'picky'\] or None, got 'cuda'"):
+    with pytest.raises(ValueError, match=r"one of \['cpu', .*'picky'\] or None, got 'cuda'"):
         inter_frame_attention(*args, backend='cuda')
 
 

@@ -1,6 +1,8 @@
 """The implementations of the op and the choice among them."""
 
+import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -44,15 +46,34 @@ def choose(name: str | None, query: Tensor) -> Backend:
         RuntimeError: If it cannot take ``query``.
     """
     if name is None:
-        return next(
-            backend
-            for backend in BACKENDS.values()
-            if (backend.automatic_on is None or query.device.type in backend.automatic_on)
-            and backend.unsupported_reason(query) is None
-        )
+        return _choose_automatically(query)
     if name not in BACKENDS:
         raise ValueError(f'backend must be one of {list(BACKENDS)} or None, got {name!r}')
     reason = BACKENDS[name].unsupported_reason(query)
     if reason is not None:
         raise RuntimeError(f'backend {name!r} cannot take these inputs: {reason}')
     return BACKENDS[name]
+
+
+def _choose_automatically(query: Tensor) -> Backend:
+    reasons = []
+    for name, backend in BACKENDS.items():
+        if backend.automatic_on is None:
+            break
+        if query.device.type in backend.automatic_on:
+            reason = backend.unsupported_reason(query)
+            if reason is None:
+                return backend
+            reasons.append(f'{name}: {reason}')
+    if reasons:
+        warn_of_slow_choice('; '.join(reasons))
+    return backend
+
+
+@lru_cache
+def warn_of_slow_choice(reasons: str) -> None:
+    """Say once why the slow reference runs where a faster backend might."""
+    warnings.warn(
+        f'inter_frame_attention runs on the slow reference, since no other backend can: {reasons}',
+        stacklevel=2,
+    )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 try:
-    from mmsifa.ops import _cpu
+    from mmsifa.ops import _cpu  # type: ignore[attr-defined]
 
     forward, backward = _cpu.forward, _cpu.backward
     missing = None

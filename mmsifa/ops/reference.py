@@ -1,5 +1,7 @@
 """The definition of inter-frame attention in plain PyTorch, for any device and float dtype."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -22,52 +24,124 @@ def forward(
     softmax: bool,
 ) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention`."""
-    n, t, c, h, w = query.shape
-    dtype = torch.promote_types(query.dtype, torch.float32)  # half inputs accumulate in float32
-    heads = (n * t, h * w, num_heads, c // num_heads)
-    q = query.to(dtype).permute(0, 1, 3, 4, 2).reshape(heads)
-    v = value.to(dtype).permute(0, 1, 3, 4, 2).reshape(n * t * h * w, c)
-    o = offset.to(dtype).reshape(n * t, kernel_size**2, 2, h, w)
-
-    rows = torch.arange(h, device=v.device).view(h, 1)
-    cols = torch.arange(w, device=v.device).view(1, w)
-    samples = []
-    for k in range(kernel_size**2):
-        ky, kx = divmod(k, kernel_size)
-        y = rows + dilation * (ky - kernel_size // 2) + o[:, k, 0]  # (N*T, H, W)
-        x = cols + dilation * (kx - kernel_size // 2) + o[:, k, 1]
-        samples.append(_bilinear(v, y, x).view(heads))
-
-    weights = [scale * (q * s).sum(dim=-1, keepdim=True) for s in samples]  # (N*T, H*W, G, 1)
-    if softmax:
-        weights = list(torch.stack(weights).softmax(dim=0))
-    out = torch.zeros_like(q)
-    for weight, s in zip(weights, samples, strict=True):
-        out = out + weight * s
-    return out.view(n, t, h, w, c).permute(0, 1, 4, 2, 3).to(query.dtype)
+    q, v = _pixels_by_channels(query), _pixels_by_channels(value)
+    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
+    samples = [_sample(v, tap) for tap in taps]
+    weights = _attention(_dots(q, samples, num_heads) * scale, softmax)
+    return _like(query, _weighted_sum(weights, samples))
 
 
 def backward(
-    d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, *options: int | float | bool
+    d_out: Tensor,
+    query: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    kernel_size: int,
+    dilation: int,
+    num_heads: int,
+    scale: float,
+    softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate :func:`forward` by PyTorch's own rules."""
-    vjp = torch.func.vjp(lambda *inputs: forward(*inputs, *options), query, value, offset)[1]
-    return vjp(d_out)
+    """Compute the gradients of query, value and offset.
+
+    Written out, since the op runs where PyTorch records nothing to differentiate; the tests hold it
+    against PyTorch's own derivative of :func:`forward`.
+    """
+    q, v, g = map(_pixels_by_channels, (query, value, d_out))
+    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
+    samples = [_sample(v, tap) for tap in taps]
+    weights = _attention(_dots(q, samples, num_heads) * scale, softmax)
+    d_weights = _dots(g, samples, num_heads)
+    if softmax:
+        d_weights = weights * (d_weights - (weights * d_weights).sum(dim=0))
+    d_scores = scale * d_weights
+
+    d_value = torch.zeros_like(v)
+    d_positions = []
+    for tap, weight, d_score in zip(taps, weights, d_scores, strict=True):
+        d_sample = _per_head(weight, g) + _per_head(d_score, q)
+        d_position = q.new_zeros(len(q), 2)
+        for index, corner_weight, d_row, d_col in tap:
+            d_value.index_add_(0, index, corner_weight * d_sample)
+            dot = (d_sample * v[index]).sum(dim=1, keepdim=True)
+            d_position = d_position + torch.cat([dot * d_row, dot * d_col], dim=1)
+        d_positions.append(d_position)
+    d_offset = torch.cat(d_positions, dim=1)
+    d_query = _weighted_sum(d_scores, samples)
+    return _like(query, d_query), _like(value, d_value), _like(offset, d_offset)
 
 
-def _bilinear(v: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Sample maps ``v``, rows (B*H*W, C), at pixels ``(y, x)``, each (B, H, W); zeros outside."""
+def _pixels_by_channels(x: Tensor) -> Tensor:
+    """(N, T, C, H, W) to (N*T*H*W, C); half inputs accumulate in float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.to(dtype).permute(0, 1, 3, 4, 2).reshape(-1, x.shape[2])
+
+
+def _like(x: Tensor, rows: Tensor) -> Tensor:
+    n, t, c, h, w = x.shape
+    return rows.view(n, t, h, w, c).permute(0, 1, 4, 2, 3).to(x.dtype)
+
+
+def _positions(offset: Tensor, kernel_size: int, dilation: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield y and x, each (N*T, H, W), of every tap."""
+    n, t, _, h, w = offset.shape
+    dtype = torch.promote_types(offset.dtype, torch.float32)
+    o = offset.to(dtype).reshape(n * t, kernel_size**2, 2, h, w)
+    rows = torch.arange(h, device=o.device).view(h, 1)
+    cols = torch.arange(w, device=o.device).view(1, w)
+    for k in range(kernel_size**2):
+        ky, kx = divmod(k, kernel_size)
+        y = rows + dilation * (ky - kernel_size // 2) + o[:, k, 0]
+        x = cols + dilation * (kx - kernel_size // 2) + o[:, k, 1]
+        yield y, x
+
+
+def _corners(y: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Return the four pixels around (y, x): index, bilinear weight, its derivatives to y and x.
+
+    Weights and derivatives, (N*T*H*W, 1), are zero for a pixel outside the frame.
+    """
     b, h, w = y.shape
     inside = (y > -1) & (y < h) & (x > -1) & (x < w)  # false for NaN
     y, x = torch.where(inside, y, -1), torch.where(inside, x, -1)
     top, left = y.floor(), x.floor()
     below, right = y - top, x - left  # fractions of a pixel, in [0, 1)
-    first_row = torch.arange(b, device=v.device).view(b, 1, 1) * (h * w)
-    sample = v.new_zeros(b * h * w, v.shape[1])
-    for row, row_weight in ((top, 1 - below), (top + 1, below)):
-        for col, col_weight in ((left, 1 - right), (left + 1, right)):
-            exists = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+    first_row = torch.arange(b, device=y.device).view(b, 1, 1) * (h * w)
+    corners = []
+    for row, row_weight, d_row in ((top, 1 - below, -1), (top + 1, below, 1)):
+        for col, col_weight, d_col in ((left, 1 - right, -1), (left + 1, right, 1)):
+            exists = inside & (row >= 0) & (row < h) & (col >= 0) & (col < w)
             index = first_row + (row.clamp(0, h - 1) * w + col.clamp(0, w - 1)).long()
-            weight = torch.where(exists, row_weight * col_weight, 0)
-            sample = sample + weight.reshape(-1, 1) * v[index.flatten()]
+            weights = (row_weight * col_weight, d_row * col_weight, row_weight * d_col)
+            weight, d_y, d_x = (torch.where(exists, f, 0).reshape(-1, 1) for f in weights)
+            corners.append((index.flatten(), weight, d_y, d_x))
+    return corners
+
+
+def _sample(v: Tensor, corners: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
+    sample = torch.zeros_like(v)
+    for index, weight, _, _ in corners:
+        sample = sample + weight * v[index]
     return sample
+
+
+def _dots(x: Tensor, samples: list[Tensor], num_heads: int) -> Tensor:
+    """Correlate (B, C) with every sample (B, C) head by head: (K*K, B, G)."""
+    per_head = (num_heads, x.shape[1] // num_heads)
+    return torch.stack([(x * s).unflatten(1, per_head).sum(dim=2) for s in samples])
+
+
+def _attention(scores: Tensor, softmax: bool) -> Tensor:
+    return scores.softmax(dim=0) if softmax else scores
+
+
+def _per_head(weight: Tensor, x: Tensor) -> Tensor:
+    """Multiply each head's channels of (B, C) by its weight, (B, G)."""
+    return weight.repeat_interleave(x.shape[1] // weight.shape[1], dim=1) * x
+
+
+def _weighted_sum(weights: Tensor, samples: list[Tensor]) -> Tensor:
+    out = torch.zeros_like(samples[0])
+    for weight, sample in zip(weights, samples, strict=True):
+        out = out + _per_head(weight, sample)
+    return out

@@ -1,0 +1,194 @@
+"""The op as PyTorch sees it: opcheck, compilation, export, autocast, FLOPs, memory, determinism."""
+
+import warnings
+
+import pytest
+import torch
+from mmengine.analysis import get_model_complexity_info
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmsifa.models import SIFA
+from mmsifa.ops import BACKENDS, backends, inter_frame_attention, torch_op
+
+CPU_BACKENDS = [
+    name for name, backend in BACKENDS.items() if backend.unsupported_reason(torch.ones(1)) is None
+]
+
+
+def inputs(shape=(2, 3, 8, 5, 6), dtype=torch.float32, requires_grad=False):
+    n, t, c, h, w = shape
+    frames = torch.randn(n, t + 1, h, w, c).permute(0, 1, 4, 2, 3)
+    offset = torch.randn(n, t, h, w, 18).permute(0, 1, 4, 2, 3)
+    ins = [x.to(dtype) for x in (frames[:, :-1], frames[:, 1:], offset)]
+    return [x.detach().requires_grad_(requires_grad) for x in ins]
+
+
+@pytest.mark.parametrize('backend', CPU_BACKENDS)
+@pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
+def test_pytorch_finds_the_registration_sound(backend, softmax):
+    args = (*inputs((1, 2, 4, 3, 3), requires_grad=True), 3, 1, 2, 0.5, softmax, backend)
+    torch.library.opcheck(torch_op.inter_frame_attention, args)
+    args = (torch.rand(1, 2, 4, 3, 3), *inputs((1, 2, 4, 3, 3)), 3, 1, 2, 0.5, softmax, backend)
+    torch.library.opcheck(torch_op.inter_frame_attention_backward, args)
+
+
+def test_is_one_node_of_a_compiled_graph():
+    graphs = []
+
+    def keep(graph, example_inputs):
+        graphs.append(graph)
+        return graph
+
+    block = SIFA(channels=8)
+    torch.nn.init.normal_(block.conv_offset.weight)
+    x = torch.randn(2, 4, 8, 6, 6)
+    compiled = torch.compile(block, fullgraph=True, backend=keep)
+    torch.testing.assert_close(compiled(x), block(x))
+    (graph,) = graphs
+    calls = [node for node in graph.graph.nodes if 'inter_frame_attention' in str(node.target)]
+    assert len(calls) == 1
+
+
+def test_compiles_forward_and_backward_to_machine_code():
+    block = SIFA(channels=8)
+    torch.nn.init.normal_(block.conv_offset.weight)
+    x = torch.randn(2, 4, 8, 6, 6)
+    compiled = torch.compile(block, fullgraph=True)  # inductor
+    grads = []
+    for run in (block, compiled):
+        y = x.clone().requires_grad_()
+        run(y).square().sum().backward()
+        grads.append((y.grad, block.conv_offset.weight.grad.clone()))
+        block.zero_grad()
+    torch.testing.assert_close(*grads)
+
+
+def test_exports_with_any_number_of_clips(tmp_path):
+    block = SIFA(channels=8).eval()
+    torch.nn.init.normal_(block.conv_offset.weight)
+    clips = torch.export.Dim('clips', min=1, max=64)
+    program = torch.export.export(
+        block, (torch.randn(2, 4, 8, 6, 6),), dynamic_shapes=({0: clips},)
+    )
+    torch.export.save(program, tmp_path / 'block.pt2')
+    loaded = torch.export.load(tmp_path / 'block.pt2').module()
+    x = torch.randn(5, 4, 8, 6, 6)
+    torch.testing.assert_close(loaded(x), block(x))
+
+
+def test_second_derivatives_are_refused():
+    query, value, offset = inputs(requires_grad=True)
+    out = inter_frame_attention(query, value, offset)
+    (d_query,) = torch.autograd.grad(out.sum(), query, create_graph=True)
+    with pytest.raises(RuntimeError, match=r'first derivatives only.*without create_graph=True'):
+        d_query.sum().backward()
+
+
+def test_autocast_computes_in_the_widest_dtype():
+    query, value, offset = inputs(requires_grad=True)
+    narrow = offset.detach().bfloat16().requires_grad_()
+    with pytest.raises(ValueError, match='offset must have the dtype of query'):
+        inter_frame_attention(query, value, narrow)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = inter_frame_attention(query, value, narrow)
+        half = inter_frame_attention(query.bfloat16(), value.bfloat16(), narrow)
+    assert out.dtype == torch.float32
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(out, inter_frame_attention(query, value, narrow.float()))
+    out.sum().backward()
+    assert (query.grad.dtype, narrow.grad.dtype) == (torch.float32, torch.bfloat16)
+    expected = torch.autograd.grad(
+        inter_frame_attention(query, value, narrow.float()).sum(), (query, narrow)
+    )
+    torch.testing.assert_close((query.grad, narrow.grad), expected)
+
+
+def test_flop_counters_count_it():
+    n, t, c, h, w = 2, 3, 8, 5, 6
+    ins = inputs((n, t, c, h, w), requires_grad=True)
+    multiplications = n * t * h * w * 9 * c * (4 + 1 + 1)
+    with FlopCounterMode(display=False) as counter:
+        out = inter_frame_attention(*ins)
+        assert counter.get_total_flops() == 2 * multiplications
+        out.sum().backward()
+    assert counter.get_total_flops() == 2 * multiplications + 2 * n * t * h * w * 9 * c * 17
+
+    block = SIFA(channels=8, deformable=False)
+    info = get_model_complexity_info(block, inputs=(torch.rand(n, t + 1, c, h, w),))
+    assert info['flops'] == multiplications
+
+
+class LargestAllocation(TorchDispatchMode):
+    """Remembers the size of the largest tensor that is made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if 'empty' in func.__name__ or 'zeros' in func.__name__ or 'clone' in func.__name__:
+            self.bytes = max(self.bytes, out.nbytes)
+        return out
+
+
+def test_keeps_and_makes_nothing_but_inputs_and_gradients():
+    ins = inputs((2, 3, 64, 9, 9), requires_grad=True)
+    kept = []
+    with saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        out = inter_frame_attention(*ins)
+    assert [x.data_ptr() for x in kept] == [x.data_ptr() for x in ins]
+    arguments = [x.detach() for x in ins]
+    with LargestAllocation() as largest:
+        BACKENDS['cpu'].forward(*arguments, 3, 1, 1, 1 / 64, False)
+        BACKENDS['cpu'].backward(out.detach(), *arguments, 3, 1, 1, 1 / 64, False)
+    assert largest.bytes == ins[0].nbytes
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_cpu_results_do_not_depend_on_the_number_of_threads(dtype):
+    ins = inputs((1, 3, 160, 9, 11), dtype)
+    d_out = torch.randn_like(ins[0])
+    options = (3, 1, 2, 0.1, True)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 8, 8):
+            torch.set_num_threads(threads)
+            backward = BACKENDS['cpu'].backward(d_out, *ins, *options)
+            results.append([BACKENDS['cpu'].forward(*ins, *options), *backward])
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        for x, y in zip(results[0], result, strict=True):
+            assert x.equal(y)
+
+
+@pytest.mark.parametrize('backend', CPU_BACKENDS)
+def test_reads_nothing_but_its_inputs(backend):
+    def surrounded(x):
+        n, t, c, h, w = x.shape
+        around = torch.full((n + 2, t + 2, h, w, c), torch.nan)
+        inner = around[1:-1, 1:-1].permute(0, 1, 4, 2, 3)
+        return inner.copy_(x)
+
+    query, value, offset = inputs((2, 3, 16, 4, 5))
+    offset *= 5
+    expected = inter_frame_attention(query, value, offset, backend='reference')
+    out = inter_frame_attention(*map(surrounded, (query, value, offset)), backend=backend)
+    torch.testing.assert_close(out, expected)
+
+
+def test_a_slow_automatic_choice_is_told_once(monkeypatch):
+    monkeypatch.setattr('mmsifa.ops.cpu.missing', 'no compiler was there')
+    backends.warn_of_slow_choice.cache_clear()
+    ins = inputs()
+    with pytest.warns(UserWarning, match='reference.*no compiler was there.*no-build-isolation'):
+        out = inter_frame_attention(*ins)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        torch.testing.assert_close(inter_frame_attention(*ins), out)
+        inter_frame_attention(*ins, backend='reference')
+    with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot.*no compiler was there"):
+        inter_frame_attention(*ins, backend='cpu')
+    backends.warn_of_slow_choice.cache_clear()
