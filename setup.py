@@ -53,8 +53,8 @@ def cpu_extension():
         extra_compile_args=(
             ['/O2', '/openmp:experimental']
             if windows
-            # Sums may be taken in any order, so that they vectorize; NaN and infinity stay what they
-            # are. OpenMP itself comes with PyTorch, so it is compiled for and not linked.
+            # Sums may be taken in any order, or they would not vectorize; NaN and infinity stay.
+            # OpenMP itself comes with PyTorch, so it is compiled for and not linked.
             else [
                 *('-O3', '-g0', '-fopenmp' if linux else '-fopenmp-simd'),
                 *('-fassociative-math', '-fno-signed-zeros', '-fno-trapping-math'),

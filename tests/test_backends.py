@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import sys
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def takes(backend, dtype=torch.float32, device=DEVICE):
-    return BACKENDS[backend].unsupported_reason(torch.ones(1, dtype=dtype, device=device)) is None
+    query = torch.ones(1, 1, 1, 1, 1, dtype=dtype, device=device)
+    return BACKENDS[backend].unsupported_reason(query) is None
 
 
 FUSED = [name for name in BACKENDS if name != 'reference']
@@ -39,8 +41,15 @@ class Case(NamedTuple):
     memory: str
 
     @property
-    def cost(self):
+    def samples(self):
+        """Return how many numbers are sampled."""
         return self.channels * math.prod(self.size) * self.frames * self.kernel_size**2
+
+    @property
+    def interpreted_steps(self):
+        """Return how many taps of tiles, some 50 ms each, Triton's interpreter goes through."""
+        tiles = math.ceil(math.prod(self.size) / min(max(2048 // self.channels, 1), 128))
+        return self.frames * tiles * self.kernel_size**2
 
     @property
     def options(self):
@@ -61,14 +70,14 @@ GRID = (
 )
 
 
-def all_pairs(max_cost, seed=0):
-    """Cases in which any two values of any two axes meet, unless no case of max_cost has them."""
+def all_pairs(cost, most, seed=0):
+    """Return cases in which any two values of two axes meet, as far as ``most`` cost allows."""
     draw = random.Random(seed)
 
     def random_case(fixed):
         while True:
             case = Case(*(fixed.get(i, draw.choice(axis)) for i, axis in enumerate(GRID)))
-            if case.channels % case.num_heads == 0 and case.cost <= max_cost:
+            if case.channels % case.num_heads == 0 and cost(case) <= most:
                 return case
 
     def pairs_of(case):
@@ -79,7 +88,7 @@ def all_pairs(max_cost, seed=0):
         if smallest[0] % smallest[4]:  # heads without channels of their own
             smallest[0] = smallest[0] if pair[0][0] == 0 else 64
         case = Case(*(smallest[i] for i in range(len(GRID))))
-        return case.channels % case.num_heads == 0 and case.cost <= max_cost
+        return case.channels % case.num_heads == 0 and cost(case) <= most
 
     axes = itertools.combinations([[(i, v) for v in axis] for i, axis in enumerate(GRID)], 2)
     missing = {pair for a, b in axes for pair in itertools.product(a, b) if possible(pair)}
@@ -92,10 +101,13 @@ def all_pairs(max_cost, seed=0):
     return cases
 
 
+SAMPLES = Case.samples.fget
 CASES = {
-    'cpu': all_pairs(max_cost=30_000_000),
-    'triton': all_pairs(max_cost=30_000_000 if DEVICE == 'cuda' else 500_000),  # or interpreted
-    'mmcv': all_pairs(max_cost=3_000_000),
+    'cpu': all_pairs(SAMPLES, 30_000_000),
+    'triton': all_pairs(SAMPLES, 30_000_000)
+    if DEVICE == 'cuda'
+    else all_pairs(Case.interpreted_steps.fget, 60),
+    'mmcv': all_pairs(SAMPLES, 3_000_000),
 }
 
 
@@ -104,8 +116,8 @@ def inputs(case, dtype):
     """Return query, value, offset and an output's gradient in float64, exact in dtype."""
     generator = torch.Generator().manual_seed(0)
     (h, w), k = case.size, case.kernel_size
-    shape = (2, case.frames + 1, case.channels, h, w) if case.cost < 1e6 else (
-        1, case.frames + 1, case.channels, h, w)  # fmt: skip
+    clips = 2 if case.frames == 1 else 1
+    shape = (clips, case.frames + 1, case.channels, h, w)
     frames = torch.randn(shape, generator=generator)
     d_out = torch.randn(frames[:, 1:].shape, generator=generator)
     offset = _offsets(case, (shape[0], case.frames, 2 * k * k, h, w), generator)
@@ -177,7 +189,7 @@ def assert_equals_reference(backend, device, case, dtype, rtol):
     names = ('out', 'd_query', 'd_value', 'd_offset')
     for name, actual, exact in zip(names, got, expected(case, dtype), strict=True):
         assert actual.dtype == dtype
-        atol = rtol * max(exact.abs().max().item(), 1e-6)
+        atol = rtol * max(exact.abs().max().item(), 0.1)
         actual = actual.double().cpu()
         torch.testing.assert_close(
             actual, exact, rtol=rtol, atol=atol, msg=lambda text, name=name: f'{name}: {text}'
@@ -198,4 +210,4 @@ def test_equals_the_reference(backend, device, case):
 
 def test_the_backends_that_need_no_gpu_are_here():
     assert ('cpu', 'cpu') in HERE
-    assert ('triton', DEVICE) in HERE
+    assert sys.platform != 'linux' or ('triton', DEVICE) in HERE

@@ -13,7 +13,9 @@ from mmsifa.models import SIFA
 from mmsifa.ops import BACKENDS, backends, inter_frame_attention, torch_op
 
 CPU_BACKENDS = [
-    name for name, backend in BACKENDS.items() if backend.unsupported_reason(torch.ones(1)) is None
+    name
+    for name, backend in BACKENDS.items()
+    if backend.unsupported_reason(torch.ones(1, 1, 1, 1, 1)) is None
 ]
 
 

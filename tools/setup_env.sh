@@ -41,7 +41,8 @@ stamp=$prefix/.mmsifa${extra:+-$extra} # an environment with an extra serves tho
 if ! cat "$stamp"* 2>/dev/null | grep -qxF "$state"; then
     echo "Installing packages into $prefix"
     constraints=$root/constraints.txt
-    has torch || install torch
+    has torch || python -m pip install --quiet --disable-pip-version-check \
+        "$(grep '^torch==' "$constraints")" || exit 1 # brings the triton that it wants
     constraints=$prefix/mmsifa-constraints.txt # without torch: the one that is there stays
     grep -v '^torch==' "$root/constraints.txt" >"$constraints"
 
@@ -50,6 +51,7 @@ if ! cat "$stamp"* 2>/dev/null | grep -qxF "$state"; then
     others=('setuptools<81' wheel)
     has decord || others+=(decord2)
     has cv2 || others+=(opencv-python-headless)
+    [ "$extra" != tests ] || [ "$(uname -s)" != Linux ] || has triton || others+=(triton)
     install "${others[@]}"
     install --no-build-isolation --editable "$root[runtime,mim${extra:+,$extra}]"
     install --no-deps "${alone[@]}" # last, or pip complains of what they miss

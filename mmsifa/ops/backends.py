@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mmsifa.ops import cpu, reference
+from mmsifa.ops import cpu, mmcv, reference, triton
 
 
 class Backend(NamedTuple):
@@ -34,7 +34,7 @@ BACKENDS: dict[str, Backend] = {
     module.__name__.rpartition('.')[-1]: Backend(
         module.forward, module.backward, module.unsupported_reason, module.AUTOMATIC_ON
     )
-    for module in (cpu, reference)
+    for module in (triton, cpu, mmcv, reference)
 }
 
 

@@ -74,7 +74,7 @@ def backward(
 def _pixels_by_channels(x: Tensor) -> Tensor:
     """(N, T, C, H, W) to (N*T*H*W, C); half inputs accumulate in float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return x.to(dtype).permute(0, 1, 3, 4, 2).reshape(-1, x.shape[2])
+    return x.to(dtype).permute(0, 1, 3, 4, 2).flatten(0, 3)
 
 
 def _like(x: Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,325 @@
+"""Time inter-frame attention, or a network with and without it, side by side in one run.
+
+Writes OUT.jsonl, one line per measurement, and OUT.md, the tables made from it.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+from collections.abc import Callable, Iterable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import init_default_scope
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from mmsifa import __version__
+from mmsifa.models import SIFA
+from mmsifa.ops import BACKENDS, inter_frame_attention
+
+# Feature frames of a clip, channels, height and width.
+SHAPES = {
+    f'{network}, {4 * frames} frames, {size} x {size}': (frames, channels, size)
+    for network, frames, stages in (
+        ('SIFA-Net', 4, ((128, 28), (256, 14), (512, 7))),
+        ('SIFA-Net', 16, ((128, 28), (256, 14), (512, 7))),
+        ('Swin-B', 16, ((128, 56), (256, 28), (512, 14), (1024, 7))),
+    )
+    for channels, size in stages
+}
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out', type=Path, help='where to write, without .jsonl and .md')
+    parser.add_argument('--network', nargs='+', default=[], help='configs to time instead')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (cpu)')
+    parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(float32)')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
+    parser.add_argument('--clips', type=int, default=1, help='clips of a batch (1)')
+    parser.add_argument('--shapes', default='', help='only shapes with this in their name')
+    parser.add_argument('--rounds', type=int, default=7, help='rounds, the median counts (7)')
+    parser.add_argument('--seconds', type=float, default=0.2, help='of each in a round (0.2)')
+    parser.add_argument('--no-compile', action='store_true', help='leave torch.compile out')
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write."""
+    args = parse_args(argv)
+    torch.set_num_threads(args.threads)
+    records = [machine(args)]
+    if args.network:
+        for config in track(args.network, description='Networks'):
+            records += measure(time_network, config, args)
+    else:
+        shapes = {name: shape for name, shape in SHAPES.items() if args.shapes in name}
+        for name in track(shapes, description='Shapes'):
+            records += measure(time_op, name, args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = ''.join(json.dumps(record) + '\n' for record in records)
+    args.out.with_suffix('.jsonl').write_text(lines)
+    page = network_page(records) if args.network else op_page(records)
+    args.out.with_suffix('.md').write_text(page)
+    print(page)
+
+
+def machine(args: argparse.Namespace) -> dict:
+    """Describe where and how the run is made."""
+    processor = platform.processor() or platform.machine()
+    if Path('/proc/cpuinfo').exists():
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        models = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
+        processor = models[0] if models else processor
+    return {
+        'device': torch.cuda.get_device_name() if args.device == 'cuda' else processor,
+        'vectors': torch.backends.cpu.get_cpu_capability(),
+        'threads': args.threads,
+        'dtype': args.dtype,
+        'clips': args.clips,
+        'torch': torch.__version__,
+        'mmsifa': __version__,
+        'date': date.today().isoformat(),
+        'rounds': args.rounds,
+    }
+
+
+def measure(
+    contest: Callable[[str, argparse.Namespace], Iterable[tuple[str, dict[str, Callable]]]],
+    subject: str,
+    args: argparse.Namespace,
+) -> list[dict]:
+    """Time the contestants of every pass in turns, so that all see the same machine."""
+    records = []
+    for name, contestants in contest(subject, args):
+        timers, numbers = {}, {}
+        for contestant, run in contestants.items():
+            timer = Timer('run()', globals={'run': run}, num_threads=args.threads)
+            timer.timeit(1)  # compiles, fills caches
+            numbers[contestant] = max(1, round(args.seconds / timer.timeit(1).mean))
+            timers[contestant] = timer
+        times: dict[str, list[float]] = {contestant: [] for contestant in timers}
+        for _ in range(args.rounds):
+            for contestant, timer in timers.items():
+                times[contestant].append(1e3 * timer.timeit(numbers[contestant]).mean)
+        records += [
+            {
+                'subject': subject,
+                'pass': name,
+                'contestant': contestant,
+                'ms': round(statistics.median(rounds), 4),
+                'ms_of_rounds': [round(ms, 4) for ms in rounds],
+            }
+            for contestant, rounds in times.items()
+        ]
+    return records
+
+
+def grid_sample_composition(query: Tensor, value: Tensor, offset: Tensor) -> Tensor:
+    """Compute the op for 3 x 3 windows out of PyTorch's ``grid_sample``."""
+    n, t, _, h, w = query.shape
+    q, v, o = query.flatten(0, 1), value.flatten(0, 1), offset.flatten(0, 1)
+    rows = torch.arange(h, device=q.device, dtype=q.dtype).view(h, 1)
+    cols = torch.arange(w, device=q.device, dtype=q.dtype)
+    out = torch.zeros_like(q)
+    for k in range(9):
+        y, x = rows + k // 3 - 1 + o[:, 2 * k], cols + k % 3 - 1 + o[:, 2 * k + 1]
+        grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
+        sample = F.grid_sample(v, grid, align_corners=False)
+        out = out + (q * sample).mean(dim=1, keepdim=True) * sample
+    return out.unflatten(0, (n, t))
+
+
+def time_op(
+    name: str, args: argparse.Namespace
+) -> Iterable[tuple[str, dict[str, Callable[[], object]]]]:
+    """Yield forward and forward + backward pass of all that compute, or bound, the op."""
+    t, c, size = SHAPES[name]
+    dtype = DTYPES[args.dtype]
+    factory: dict[str, Any] = dict(device=args.device, dtype=dtype)
+    torch.manual_seed(0)
+    frames = torch.randn(args.clips, t, size, size, c, **factory).permute(0, 1, 4, 2, 3)
+    query, value = frames[:, :-1], frames[:, 1:]
+    offset = torch.randn(args.clips, t - 1, size, size, 18, **factory).permute(0, 1, 4, 2, 3)
+    d_out = torch.randn_like(query)
+    conv = nn.Conv2d(c, c, 3, padding=1, **factory)
+    contestants: dict[str, Callable] = {
+        backend: lambda *inputs, backend=backend: inter_frame_attention(*inputs, backend=backend)
+        for backend in BACKENDS
+        if BACKENDS[backend].unsupported_reason(query) is None
+        and backend_is_at_home(backend, query)
+    }
+    contestants['grid_sample'] = grid_sample_composition
+    if not args.no_compile:
+        contestants['grid_sample, compiled'] = torch.compile(
+            grid_sample_composition, dynamic=False, fullgraph=True
+        )
+    exact = BACKENDS['reference'].forward(
+        query.double(), value.double(), offset.double(), 3, 1, 1, 1 / c, False
+    )
+    for contestant, run in contestants.items():  # no number for a wrong result
+        error = (run(query, value, offset).double() - exact).norm() / exact.norm()
+        if error > (1e-4 if dtype == torch.float32 else 5e-2):
+            raise SystemExit(f'{contestant} is wrong by {error:.1e} for {name}')
+
+    def forward(run):
+        def call():
+            with torch.no_grad():
+                run(query, value, offset)
+
+        return call
+
+    def forward_and_backward(run):
+        inputs = [x.detach().requires_grad_() for x in (query, value, offset)]
+        return lambda: torch.autograd.grad(run(*inputs), inputs, d_out)
+
+    def convolve():
+        with torch.no_grad():
+            conv(query.flatten(0, 1))
+
+    def convolve_and_back():
+        x = query.flatten(0, 1).detach().requires_grad_()
+        torch.autograd.grad(conv(x), (x, conv.weight), d_out.flatten(0, 1))
+
+    def copy_inputs():
+        return query.clone(), value.clone(), offset.clone()
+
+    passes = {key: forward(run) for key, run in contestants.items()}
+    yield 'forward', passes | {'3 x 3 convolution': convolve, 'copy of the inputs': copy_inputs}
+    passes = {key: forward_and_backward(run) for key, run in contestants.items()}
+    yield 'forward + backward', passes | {'3 x 3 convolution': convolve_and_back}
+    torch._dynamo.reset()
+
+
+def backend_is_at_home(backend: str, query: Tensor) -> bool:
+    """Tell whether a backend is meant for the device, rather than only able to run there."""
+    automatic_on = BACKENDS[backend].automatic_on
+    return automatic_on is None or query.device.type in automatic_on
+
+
+def time_network(
+    config: str, args: argparse.Namespace
+) -> Iterable[tuple[str, dict[str, Callable[[], object]]]]:
+    """Yield forward pass and training step of a config's recognizer with and without SIFA."""
+    init_default_scope('mmaction')
+    cfg = Config.fromfile(config)
+    with_sifa = MODELS.build({**cfg.model, 'train_cfg': None, 'test_cfg': None})
+    without = copy.deepcopy(with_sifa)
+    for module in list(without.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, SIFA):
+                setattr(module, name, nn.Identity())
+    for module in with_sifa.modules():
+        if isinstance(module, SIFA):
+            nn.init.normal_(module.conv_offset.weight, std=0.03)  # offsets as after training
+    frames = cfg.train_pipeline[1]['clip_len']
+    rng = np.random.default_rng(0)
+    batch = {
+        'inputs': [
+            torch.from_numpy(rng.integers(0, 256, (1, 3, frames, 224, 224), dtype=np.uint8))
+            for _ in range(args.clips)
+        ],
+        'data_samples': [ActionDataSample().set_gt_label(0) for _ in range(args.clips)],
+    }
+    contestants = {'SIFA': with_sifa.to(args.device), 'identity': without.to(args.device)}
+
+    def forward(model):
+        model.eval()
+
+        def call():
+            with torch.no_grad(), torch.autocast(args.device, DTYPES[args.dtype], enabled=amp):
+                data = model.data_preprocessor(batch, training=False)
+                model(**data, mode='tensor')
+
+        return call
+
+    def train(model):
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+        wrapper = (
+            AmpOptimWrapper(optimizer=optimizer, dtype=args.dtype, loss_scale=1.0)
+            if amp
+            else OptimWrapper(optimizer=optimizer)
+        )
+        return lambda: model.train_step(batch, wrapper)
+
+    amp = args.dtype != 'float32'
+    yield 'forward', {name: forward(model) for name, model in contestants.items()}
+    yield 'training step', {name: train(model) for name, model in contestants.items()}
+
+
+def header(records: list[dict]) -> str:
+    """Say where the numbers come from."""
+    run = records[0]
+    return (
+        f'{run["device"]}, {run["threads"]} CPU threads ({run["vectors"]}), {run["dtype"]}, '
+        f'{run["clips"]} clip(s), PyTorch {run["torch"]}, mmsifa {run["mmsifa"]}, {run["date"]}; '
+        f'median of {run["rounds"]} rounds in which all took turns.\n\n'
+    )
+
+
+def table(rows: list[list[str]]) -> str:
+    """Format rows, the first of which is the head, as a Markdown table."""
+    head, *body = rows
+    lines = [head, ['---', *['---:'] * (len(head) - 1)], *body]
+    return ''.join('| ' + ' | '.join(row) + ' |\n' for row in lines) + '\n'
+
+
+def by_pass(records: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
+    """Sort milliseconds by pass, subject and contestant."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for record in records[1:]:
+        subjects = result.setdefault(record['pass'], {})
+        subjects.setdefault(record['subject'], {})[record['contestant']] = record['ms']
+    return result
+
+
+def op_page(records: list[dict]) -> str:
+    """Make the tables of the op: milliseconds, then the fastest backend against the others."""
+    page = '# Inter-frame attention, one call\n\n' + header(records)
+    for name, subjects in by_pass(records).items():
+        contestants = list(next(iter(subjects.values())))
+        ours = contestants[0]  # BACKENDS has the fastest first
+        rows = [[f'{name}, ms', *contestants]]
+        rows += [
+            [subject, *(f'{times[contestant]:.3g}' for contestant in contestants)]
+            for subject, times in subjects.items()
+        ]
+        page += table(rows)
+        others = [contestant for contestant in contestants[1:] if contestant != 'reference']
+        rows = [[f'{name}, times `{ours}`', *others]]
+        rows += [
+            [subject, *(f'{times[contestant] / times[ours]:.1f}' for contestant in others)]
+            for subject, times in subjects.items()
+        ]
+        page += table(rows)
+    return page
+
+
+def network_page(records: list[dict]) -> str:
+    """Make the table of networks with SIFA and with an identity in its place."""
+    rows = [['', 'with SIFA, ms', 'with an identity in its place, ms', 'ratio']]
+    for name, subjects in by_pass(records).items():
+        for config, times in subjects.items():
+            ratio = times['SIFA'] / times['identity']
+            numbers = (f'{times["SIFA"]:.4g}', f'{times["identity"]:.4g}', f'{ratio:.3f}')
+            rows.append([f'{Path(config).stem}, {name}', *numbers])
+    return '# Networks with inter-frame attention\n\n' + header(records) + table(rows)
+
+
+if __name__ == '__main__':
+    main()
