@@ -30,19 +30,33 @@ class BuildWithMim(build_py):
                 copy2(ROOT / name, target / name)
 
 
+def say_what_is_missing(reason):
+    print(
+        f'mmsifa is installed without its fast CPU kernels: {reason}. To get them, install a C++ '
+        'compiler and PyTorch and repeat with pip install --no-build-isolation.',
+        file=sys.stderr,
+    )
+
+
 def cpu_extension():
-    """Return setup's arguments that build the C++ kernels, none where PyTorch is not installed."""
+    """Return setup's arguments for the C++ kernels, without which the package works, slowly."""
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
-        return without_cpu_extension('there is no PyTorch in the environment of the build')
+
+        class BuildNoExtension(BuildWithMim):
+            def run(self):
+                super().run()
+                say_what_is_missing('the environment of the build has no PyTorch')
+
+        return {'cmdclass': {'build_py': BuildNoExtension}}
 
     class BuildIfPossible(BuildExtension.with_options(use_ninja=False)):
         def run(self):
             try:
                 super().run()
             except Exception as error:
-                without_cpu_extension(error)
+                say_what_is_missing(error)
                 self.extensions = []  # an editable install asks for the files of those built
 
     windows, linux = sys.platform == 'win32', sys.platform == 'linux'
@@ -62,19 +76,10 @@ def cpu_extension():
             ]
         ),
     )
-    return {'ext_modules': [extension], 'cmdclass': {'build_ext': BuildIfPossible}}
+    commands = {'build_py': BuildWithMim, 'build_ext': BuildIfPossible}
+    return {'ext_modules': [extension], 'cmdclass': commands}
 
 
-def without_cpu_extension(reason):
-    print(
-        f'mmsifa is installed without its fast CPU kernels: {reason}. To get them, install a C++ '
-        'compiler and PyTorch and repeat with pip install --no-build-isolation.',
-        file=sys.stderr,
-    )
-    return {'ext_modules': [], 'cmdclass': {}}
-
-
-extension = cpu_extension()
 version: dict = {}
 exec((ROOT / 'mmsifa/version.py').read_text(), version)
 
@@ -87,8 +92,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmsifa', 'mmsifa.*']),
-    ext_modules=extension['ext_modules'],
-    cmdclass={'build_py': BuildWithMim, **extension['cmdclass']},
+    **cpu_extension(),
     # MMEngine, MMCV (or mmcv-lite) and MMAction2 come first, by tools/setup_env.sh or the user's
     # own way: MMAction2 1.2.0 asks for packages that clash with maintained ones (constraints.txt).
     install_requires=[

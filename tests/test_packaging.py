@@ -1,6 +1,7 @@
 """The wheel as a MIM package, and our configs as bases of a project elsewhere."""
 
 import os
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -9,14 +10,20 @@ import pytest
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory, root, run) -> Path:
-    """The wheel, built from a copy of what git tracks, so that stale builds cannot help."""
+def source(tmp_path_factory, root, run) -> Path:
+    """A copy of what git tracks, so that stale builds cannot help."""
     source = tmp_path_factory.mktemp('source') / 'mmsifa'
     files = run('git', 'ls-files', '--cached', '--others', '--exclude-standard').stdout.splitlines()
     for name in filter(lambda name: (root / name).is_file(), files):
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((root / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory, run) -> Path:
+    """The wheel, built in an environment with PyTorch and a compiler."""
     out = tmp_path_factory.mktemp('wheel')
     options = ['--no-deps', '--no-build-isolation', '--wheel-dir', out]
     run(sys.executable, '-m', 'pip', 'wheel', *options, source, cwd=out)
@@ -47,7 +54,8 @@ def test_wheel_carries_configs_tools_and_model_index(wheel, root, run):
     expected = {n for n in tracked if n.startswith(('configs/', 'tools/')) and (root / n).exists()}
     assert len(expected) > 15
     assert {f'mmsifa/.mim/{name}' for name in (*expected, 'model-index.yml')} <= names
-    assert {n for n in tracked if n.startswith('mmsifa/') and (root / n).exists()} <= names
+    modules = [n for n in tracked if n.startswith('mmsifa/') and n.endswith('.py')]
+    assert {n for n in modules if (root / n).exists()} <= names
     assert not any(name.startswith(('tests', 'build')) or '__pycache__' in name for name in names)
 
 
@@ -96,3 +104,39 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(run, root):
     advice = done.stdout.split('pip install --no-deps ')[1].split(' && ')[0].split()
     assert len(advice) == 3
     assert set(advice) <= set((root / 'constraints.txt').read_text().split())
+
+
+def test_wheel_has_the_compiled_kernels(wheel, installed, run, tmp_path):
+    assert any(name.startswith('mmsifa/ops/_cpu.') for name in zipfile.ZipFile(wheel).namelist())
+    env, target = installed
+    code = (
+        'import torch; from mmsifa.ops import BACKENDS, cpu; print(cpu._cpu.__file__); '
+        'assert BACKENDS["cpu"].unsupported_reason(torch.ones(1, 1, 1, 1, 1)) is None'
+    )
+    assert str(target) in run(sys.executable, '-c', code, cwd=tmp_path, env=env).stdout
+
+
+@pytest.mark.parametrize('lacks', ['compiler', 'torch'])
+def test_installs_without_the_kernels_and_says_how_to_get_them(lacks, source, run, tmp_path):
+    env = dict(os.environ, CC='no-such-compiler', CXX='no-such-compiler')
+    if lacks == 'torch':
+        (tmp_path / 'torch.py').write_text('raise ImportError("hidden by a test")\n')
+        env = dict(os.environ, PYTHONPATH=str(tmp_path))
+    shutil.rmtree(source / 'build', ignore_errors=True)  # or pip would find the compiled ones
+    options = ['--no-deps', '--no-build-isolation', '--wheel-dir', tmp_path]
+    log = run(sys.executable, '-m', 'pip', 'wheel', '-v', *options, source, cwd=tmp_path, env=env)
+    assert log.stdout.count('mmsifa is installed without its fast CPU kernels') == 1
+    assert 'repeat with pip install --no-build-isolation' in log.stdout
+    (wheel,) = tmp_path.glob('mmsifa-*.whl')
+    assert wheel.name.endswith('none-any.whl') == (lacks == 'torch')
+
+    site = tmp_path / 'site'
+    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', site, wheel, cwd=tmp_path)
+    code = (
+        'import torch; from mmsifa.ops import inter_frame_attention as attend; '
+        'x = torch.ones(1, 2, 4, 5, 5); print(attend(x, x, torch.zeros(1, 2, 18, 5, 5)).sum())'
+    )
+    env = dict(os.environ, PYTHONPATH=str(site))
+    result = run(sys.executable, '-c', code, cwd=site, env=env)
+    assert 'tensor(' in result.stdout
+    assert "run 'pip install --no-build-isolation" in result.stdout

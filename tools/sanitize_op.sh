@@ -10,9 +10,9 @@ source tools/setup_env.sh tests
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=all"
+sanitizers="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
 echo "Building the extension with $sanitizers"
-CC=gcc CXX=g++ CFLAGS="$sanitizers -fno-omit-frame-pointer" LDFLAGS="$sanitizers" \
+CC=gcc CXX=g++ CXXFLAGS="$sanitizers -fno-omit-frame-pointer" LDFLAGS="$sanitizers" \
     python setup.py --quiet build_ext --build-lib "$folder" --build-temp "$folder/objects"
 
 # Python itself is not instrumented, so the sanitizer comes first by hand; it keeps memory on exit.
