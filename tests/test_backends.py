@@ -208,6 +208,45 @@ def test_equals_the_reference(backend, device, case):
     assert_equals_reference(backend, device, case, torch.float32, rtol=2e-5)
 
 
+SMALL = [case for case in CASES['cpu'] if case.samples < 100_000][:12]
+
+
+@pytest.mark.parametrize('case', SMALL, ids=lambda case: '-'.join(map(str, case)))
+@pytest.mark.parametrize('backend', [name for name in FUSED if takes(name, torch.float64, 'cpu')])
+def test_float64_is_exact(backend, case):
+    assert_equals_reference(backend, 'cpu', case, torch.float64, rtol=1e-11)
+
+
+HALF = [
+    (name, device, dtype)
+    for name, device in HERE
+    for dtype in (torch.bfloat16, torch.float16)
+    if takes(name, dtype, device)
+]
+
+
+@pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
+@pytest.mark.parametrize(('backend', 'device', 'dtype'), HALF, ids=str)
+def test_half_inputs_lose_nothing_but_the_last_rounding(backend, device, dtype, softmax):
+    case = Case(64, (7, 7), 3, 1, 2, 1, softmax, 'fractional', 'slices')
+    assert_equals_reference(backend, device, case, dtype, rtol=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(('backend', 'device', 'dtype'), HALF, ids=str)
+def test_large_activations_of_half_precision_overflow_only_where_the_result_does(
+    backend, device, dtype
+):
+    # 64 channels of 60: a correlation of 230,400, past float16; weights of 3600, an output of 3.9.
+    query = torch.full((1, 1, 64, 4, 4), 60.0, dtype=dtype, device=device)
+    value = query * torch.linspace(-1, 1, 64, dtype=dtype, device=device).view(64, 1, 1)
+    offset = torch.zeros(1, 1, 2, 4, 4, dtype=dtype, device=device)
+    args = (query, value, offset, 1, 1, 1, 1e-5, False)
+    exact = BACKENDS['reference'].forward(*(x.double() for x in args[:3]), *args[3:])
+    out = BACKENDS[backend].forward(*args)
+    rtol = torch.finfo(dtype).eps
+    torch.testing.assert_close(out.double(), exact, rtol=rtol, atol=rtol)
+
+
 def test_the_backends_that_need_no_gpu_are_here():
     assert ('cpu', 'cpu') in HERE
     assert sys.platform != 'linux' or ('triton', DEVICE) in HERE

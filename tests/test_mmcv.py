@@ -134,15 +134,14 @@ def test_a_training_step_equals_that_with_the_reference(root):
     losses, steps = [], []
     for backend in ('reference', 'mmcv'):
         torch.manual_seed(0)
+        cfg.backbone.backend = backend
         model = MODELS.build(cfg)
         model.init_weights()
         for parameter in model.parameters():
             if not parameter.any():  # a zero, such as at the end of a branch, hides gradients
                 torch.nn.init.normal_(parameter, std=0.1)
         blocks = [module for module in model.modules() if isinstance(module, SIFA)]
-        assert len(blocks) == 4
-        for block in blocks:
-            block.backend = backend
+        assert [block.backend for block in blocks] == [backend] * 4
         model.double()
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -8,7 +8,7 @@ import copy
 import json
 import platform
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', type=Path, help='where to write, without .jsonl and .md')
+    parser.add_argument(
+        '--only-table', action='store_true', help='make OUT.md from an OUT.jsonl that is there'
+    )
     parser.add_argument('--network', nargs='+', default=[], help='configs to time instead')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (cpu)')
     parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(float32)')
@@ -61,21 +64,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
     args = parse_args(argv)
+    lines = args.out.with_suffix('.jsonl')
+    if not args.only_table:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with lines.open('w') as file:
+            for record in run(args):
+                print(json.dumps(record), file=file, flush=True)
+    page = make_page([json.loads(line) for line in lines.read_text().splitlines()])
+    args.out.with_suffix('.md').write_text(page)
+    print(page)
+
+
+def run(args: argparse.Namespace) -> Iterator[dict]:
+    """Measure what the command line asks for; the first record describes the machine."""
     torch.set_num_threads(args.threads)
-    records = [machine(args)]
+    yield machine(args)
     if args.network:
         for config in track(args.network, description='Networks'):
-            records += measure(time_network, config, args)
+            yield from measure(time_network, config, args)
     else:
         shapes = {name: shape for name, shape in SHAPES.items() if args.shapes in name}
         for name in track(shapes, description='Shapes'):
-            records += measure(time_op, name, args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = ''.join(json.dumps(record) + '\n' for record in records)
-    args.out.with_suffix('.jsonl').write_text(lines)
-    page = network_page(records) if args.network else op_page(records)
-    args.out.with_suffix('.md').write_text(page)
-    print(page)
+            yield from measure(time_op, name, args)
 
 
 def machine(args: argparse.Namespace) -> dict:
@@ -102,9 +112,8 @@ def measure(
     contest: Callable[[str, argparse.Namespace], Iterable[tuple[str, dict[str, Callable]]]],
     subject: str,
     args: argparse.Namespace,
-) -> list[dict]:
+) -> Iterator[dict]:
     """Time the contestants of every pass in turns, so that all see the same machine."""
-    records = []
     for name, contestants in contest(subject, args):
         timers, numbers = {}, {}
         for contestant, run in contestants.items():
@@ -116,17 +125,14 @@ def measure(
         for _ in range(args.rounds):
             for contestant, timer in timers.items():
                 times[contestant].append(1e3 * timer.timeit(numbers[contestant]).mean)
-        records += [
-            {
+        for contestant, rounds in times.items():
+            yield {
                 'subject': subject,
                 'pass': name,
                 'contestant': contestant,
                 'ms': round(statistics.median(rounds), 4),
                 'ms_of_rounds': [round(ms, 4) for ms in rounds],
             }
-            for contestant, rounds in times.items()
-        ]
-    return records
 
 
 def grid_sample_composition(query: Tensor, value: Tensor, offset: Tensor) -> Tensor:
@@ -226,7 +232,8 @@ def time_network(
     for module in with_sifa.modules():
         if isinstance(module, SIFA):
             nn.init.normal_(module.conv_offset.weight, std=0.03)  # offsets as after training
-    frames = cfg.train_pipeline[1]['clip_len']
+    steps = cfg.train_dataloader.dataset.pipeline
+    frames = next(step['clip_len'] for step in steps if 'clip_len' in step)
     rng = np.random.default_rng(0)
     batch = {
         'inputs': [
@@ -286,6 +293,12 @@ def by_pass(records: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
         subjects = result.setdefault(record['pass'], {})
         subjects.setdefault(record['subject'], {})[record['contestant']] = record['ms']
     return result
+
+
+def make_page(records: list[dict]) -> str:
+    """Make the page of tables."""
+    of_networks = records[1]['contestant'] in ('SIFA', 'identity')
+    return network_page(records) if of_networks else op_page(records)
 
 
 def op_page(records: list[dict]) -> str:

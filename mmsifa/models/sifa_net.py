@@ -139,6 +139,7 @@ class SIFANet(BaseModule):
         num_heads: Attention heads. Defaults to 1.
         softmax: Whether attention weights go through a softmax. Defaults to False.
         deformable: Whether offsets are predicted; if False they are zero. Defaults to True.
+        backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         dual_path: Whether there is a second fourth stage, at half the frame rate and twice the
             resolution; its features come last in the output. Defaults to True.
         frozen_stages: Stages whose parameters and statistics stay fixed: 0 for the stem, i for the
@@ -185,6 +186,7 @@ class SIFANet(BaseModule):
         num_heads: int = 1,
         softmax: bool = False,
         deformable: bool = True,
+        backend: str | None = None,
         dual_path: bool = True,
         frozen_stages: int = -1,
         norm_cfg: dict = dict(type='BN2d', requires_grad=True),
@@ -254,6 +256,7 @@ class SIFANet(BaseModule):
                     num_heads=num_heads,
                     softmax=softmax,
                     deformable=deformable,
+                    backend=backend,
                 )
             stage_cfg: dict[str, Any] = dict(
                 num_blocks=stage_blocks[i], sifa_cfg=sifa_cfg, **block_cfg

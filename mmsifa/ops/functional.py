@@ -47,8 +47,9 @@ def inter_frame_attention(
         scale: Factor of the weights. Defaults to one over the channels of a head.
         softmax: Whether the weights of a position's taps go through a softmax. The paper uses them
             as they are, which is the default.
-        backend: A name out of ``mmsifa.ops.BACKENDS``. Defaults to the fastest that takes the
-            inputs.
+        backend: ``'triton'`` for GPUs, ``'cpu'`` for CPUs (C++), ``'mmcv'`` for both where full
+            MMCV is installed, ``'reference'`` for all. Defaults to the fastest that takes the
+            inputs. A missing one says how to get it.
 
     Returns:
         The attended features, of the shape, dtype and device of ``query``.

@@ -17,6 +17,15 @@
 #define MULTIVERSION
 #endif
 
+// The passes of the loop that follows touch different memory.
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define INDEPENDENT
+#endif
+
 namespace mmsifa {
 namespace {
 
@@ -139,11 +148,41 @@ inline void weighted_sum(const Problem& p, const real* sampled, const real* weig
   }
 }
 
+// Samples n taps that follow each other for the block's pixel i, and correlates them with the query.
+// Two at once read the query once and fit the processor's registers.
+template <int n, typename scalar, typename real>
+inline void correlate(const Problem& p, const Samples<real>* samples, int64_t i,
+                      const scalar* value, int64_t pixel_stride, const scalar* query, real* to,
+                      real* scores) {
+  const int64_t per_head = p.channels / p.heads, channels = p.channels;
+  const scalar* v[n][4];
+  real b[n][4];
+  for (int j = 0; j < n; ++j)
+    for (int m = 0; m < 4; ++m) {
+      v[j][m] = value + samples[j].pixel[m][i] * pixel_stride;
+      b[j][m] = samples[j].weight[m][i];
+    }
+  for (int64_t head = 0; head < p.heads; ++head) {
+    real score[n] = {};
+    INDEPENDENT
+    for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
+      const real q = load(query[c]);
+#pragma GCC unroll 2
+      for (int j = 0; j < n; ++j) {
+        const real x = b[j][0] * load(v[j][0][c]) + b[j][1] * load(v[j][1][c]) +
+                       b[j][2] * load(v[j][2][c]) + b[j][3] * load(v[j][3][c]);
+        to[j * channels + c] = x;
+        score[j] += q * x;
+      }
+    }
+    for (int j = 0; j < n; ++j) scores[head * p.taps() + j] = static_cast<real>(p.scale) * score[j];
+  }
+}
+
 template <int fixed_taps, typename scalar, typename real>
 inline void forward_blocks(const Problem& p, const Inputs<scalar>& in, scalar* out, int64_t begin,
                            int64_t end) {
   const int64_t taps = fixed_taps ? fixed_taps : p.taps();
-  const int64_t per_head = p.channels / p.heads, pixel_stride = in.value.pixel_stride;
   std::vector<Samples<real>> samples(taps);
   std::vector<real> sampled(taps * p.channels), weights(p.heads * taps);
   for (int64_t b = begin; b < end; ++b) {
@@ -154,25 +193,11 @@ inline void forward_blocks(const Problem& p, const Inputs<scalar>& in, scalar* o
     for (int64_t i = 0; i < block.count; ++i) {
       const int64_t pixel = block.first + i;
       const scalar* query = queries + pixel * in.query.pixel_stride;
-      for (int64_t k = 0; k < taps; ++k) {
-        const Samples<real>& s = samples[k];
-        const scalar* v0 = value + s.pixel[0][i] * pixel_stride;
-        const scalar* v1 = value + s.pixel[1][i] * pixel_stride;
-        const scalar* v2 = value + s.pixel[2][i] * pixel_stride;
-        const scalar* v3 = value + s.pixel[3][i] * pixel_stride;
-        const real b0 = s.weight[0][i], b1 = s.weight[1][i];
-        const real b2 = s.weight[2][i], b3 = s.weight[3][i];
-        real* to = sampled.data() + k * p.channels;
-        for (int64_t head = 0; head < p.heads; ++head) {
-          real score = 0;
-#pragma omp simd reduction(+ : score)
-          for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
-            to[c] = b0 * load(v0[c]) + b1 * load(v1[c]) + b2 * load(v2[c]) + b3 * load(v3[c]);
-            score += load(query[c]) * to[c];
-          }
-          weights[head * taps + k] = static_cast<real>(p.scale) * score;
-        }
-      }
+      for (int64_t k = 0; k + 1 < taps; k += 2)
+        correlate<2>(p, samples.data() + k, i, value, in.value.pixel_stride, query,
+                     sampled.data() + k * p.channels, weights.data() + k);
+      correlate<1>(p, samples.data() + taps - 1, i, value, in.value.pixel_stride, query,
+                   sampled.data() + (taps - 1) * p.channels, weights.data() + taps - 1);
       scalar* to = out + (block.frame * p.pixels() + pixel) * p.channels;
       for (int64_t head = 0; head < p.heads; ++head) {
         real* w = weights.data() + head * taps;

@@ -1,0 +1,58 @@
+"""The tools around the op: fuzzing, sanitizers, the benchmark and its committed results."""
+
+import json
+
+import pytest
+
+
+def test_random_calls_agree_with_the_reference(run):
+    done = run('python', '-W', 'ignore', 'tools/fuzz_op.py', '--calls', 300)
+    assert "300 calls of 'cpu' agree with the reference" in done.stdout
+    options = ['--backend', 'triton', '--calls', 4]  # interpreted
+    done = run('python', '-W', 'ignore', 'tools/fuzz_op.py', *options)
+    assert "4 calls of 'triton' agree with the reference" in done.stdout
+
+
+def test_a_backend_that_is_not_here_is_named(run):
+    done = run('python', 'tools/fuzz_op.py', '--backend', 'cuda', check=False)
+    assert done.returncode == 1
+    assert "--backend must be one of ['triton', 'cpu', 'mmcv', 'reference'], got 'cuda'" in (
+        done.stdout
+    )
+
+
+def test_sanitizers_find_nothing(run):
+    done = run('bash', 'tools/sanitize_op.sh', 500)
+    assert "500 calls of 'cpu' went well" in done.stdout
+    assert 'ERROR' not in done.stdout
+
+
+def test_benchmark_times_the_op_and_a_network(run, tmp_path):
+    quick = ['--rounds', 1, '--seconds', 0.001]
+    run('python', 'tools/benchmark_op.py', tmp_path / 'op', '--shapes', '16 frames, 7', *quick)
+    machine, *records = map(json.loads, (tmp_path / 'op.jsonl').read_text().splitlines())
+    assert machine['rounds'] == 1
+    assert {r['contestant'] for r in records if r['pass'] == 'forward'} == {
+        'cpu',
+        'reference',
+        'grid_sample',
+        'grid_sample, compiled',
+        '3 x 3 convolution',
+        'copy of the inputs',
+    }
+    assert all(record['ms'] > 0 for record in records)
+
+    config = 'configs/sifa_tiny_motion.py'
+    run('python', 'tools/benchmark_op.py', tmp_path / 'net', '--network', config, *quick)
+    page = (tmp_path / 'net.md').read_text()
+    assert 'sifa_tiny_motion, forward' in page
+    assert 'sifa_tiny_motion, training step' in page
+
+
+@pytest.mark.parametrize('name', ['op_cpu', 'network_cpu'])
+def test_committed_tables_are_those_of_the_committed_measurements(name, run, root, tmp_path):
+    measured = root / 'docs' / 'benchmarks' / f'{name}.jsonl'
+    (tmp_path / measured.name).write_bytes(measured.read_bytes())
+    run('python', 'tools/benchmark_op.py', tmp_path / name, '--only-table')
+    page = (tmp_path / f'{name}.md').read_text()
+    assert page == measured.with_suffix('.md').read_text()
