@@ -135,16 +135,28 @@ inline void softmax_over_taps(real* weights, int64_t taps) {
 }
 
 // out = sum of the rows of sampled (taps, channels), each times its weight, for a head's channels.
+// The sums of an unknown number of taps take the place of the first row.
 template <int fixed_taps, typename scalar, typename real>
-inline void weighted_sum(const Problem& p, const real* sampled, const real* weights, int64_t head,
+inline void weighted_sum(const Problem& p, real* sampled, const real* weights, int64_t head,
                          scalar* out) {
-  const int64_t per_head = p.channels / p.heads, channels = p.channels;
-  const int64_t taps = fixed_taps ? fixed_taps : p.taps();
+  const int64_t channels = p.channels, begin = head * (channels / p.heads);
+  const int64_t end = begin + channels / p.heads;
+  if constexpr (fixed_taps != 0) {
 #pragma omp simd
-  for (int64_t c = head * per_head; c < (head + 1) * per_head; ++c) {
-    real sum = 0;
-    for (int64_t k = 0; k < taps; ++k) sum += weights[k] * sampled[k * channels + c];
-    store(out[c], sum);
+    for (int64_t c = begin; c < end; ++c) {
+      real sum = 0;
+      for (int64_t k = 0; k < fixed_taps; ++k) sum += weights[k] * sampled[k * channels + c];
+      store(out[c], sum);
+    }
+  } else {
+    for (int64_t c = begin; c < end; ++c) sampled[c] *= weights[0];
+    for (int64_t k = 1; k < p.taps(); ++k) {
+      const real weight = weights[k];
+#pragma omp simd
+      for (int64_t c = begin; c < end; ++c) sampled[c] += weight * sampled[k * channels + c];
+    }
+#pragma omp simd
+    for (int64_t c = begin; c < end; ++c) store(out[c], sampled[c]);
   }
 }
 
