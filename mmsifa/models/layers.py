@@ -1,6 +1,7 @@
 """The SIFA block: what moved, where to look, and the op."""
 
 import torch
+import torch.nn.functional as F
 from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class SIFA(BaseModule):
             as in the paper.
         deformable: Whether offsets are predicted. If False they are zero and the block has no
             parameter. Defaults to True.
+        residual: Whether the input is added. If False the block returns what was attended, with
+            zeros for the last frame. Defaults to True.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         init_cfg: Initialization config. Defaults to zeros for the offset predictor.
 
@@ -54,6 +57,7 @@ class SIFA(BaseModule):
         num_heads: int = 1,
         softmax: bool = False,
         deformable: bool = True,
+        residual: bool = True,
         backend: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -68,6 +72,7 @@ class SIFA(BaseModule):
         self.num_heads = num_heads
         self.softmax = softmax
         self.deformable = deformable
+        self.residual = residual
         self.backend = backend
         if deformable:
             self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
@@ -80,7 +85,7 @@ class SIFA(BaseModule):
         super().init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add to every frame but the last what it finds in the next one.
+        """Add to every frame but the last what it finds in the next one, or return that alone.
 
         Args:
             x: Features (N, T, C, H, W); best with channels last in memory.
@@ -106,7 +111,10 @@ class SIFA(BaseModule):
             softmax=self.softmax,
             backend=self.backend,
         )
-        # Joined with channels last in memory, so that the next convolution needs no copy.
+        # Joined with channels last in memory, so that the next layer needs no copy.
+        if not self.residual:
+            attended = attended.permute(0, 1, 3, 4, 2)
+            return F.pad(attended, (0, 0, 0, 0, 0, 0, 0, 1)).permute(0, 1, 4, 2, 3)
         frames = [f.permute(0, 1, 3, 4, 2) for f in (now + attended, x[:, -1:])]
         return torch.cat(frames, dim=1).permute(0, 1, 4, 2, 3)
 
@@ -124,7 +132,7 @@ class SIFA(BaseModule):
         """
         n, t, _, h, w = now.shape
         if not self.deformable:
-            return now.new_zeros(n, t, 2 * self.kernel_size**2, h, w)
+            return now.new_zeros(1).expand(n, t, 2 * self.kernel_size**2, h, w)
         saliency = following * (1 + torch.sigmoid(following - now))
         offset = self.conv_offset(saliency.flatten(0, 1))
         return offset.unflatten(0, (n, t)).to(now.dtype)  # autocast may have narrowed it
