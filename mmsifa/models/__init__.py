@@ -3,5 +3,6 @@
 from mmsifa.models.heads import SIFAHead
 from mmsifa.models.layers import SIFA
 from mmsifa.models.sifa_net import SIFANet
+from mmsifa.models.sifa_transformer import SIFATransformer
 
-__all__ = ['SIFA', 'SIFAHead', 'SIFANet']
+__all__ = ['SIFA', 'SIFAHead', 'SIFANet', 'SIFATransformer']

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from mmsifa.models.sifa_net import SIFANet
+    from mmsifa.models.sifa_transformer import SIFATransformer
 
 
-def check_some_weight_fits(net: 'SIFANet', path: str, prefix: str = '') -> None:
+def check_some_weight_fits(net: nn.Module, path: str, prefix: str = '') -> None:
     """Refuse a file for ``init_cfg=dict(type='Pretrained')`` that would load nothing.
 
     Args:
@@ -25,12 +27,12 @@ def check_some_weight_fits(net: 'SIFANet', path: str, prefix: str = '') -> None:
     """
     names = _load_state_dict(path).keys()
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    if not any(prefix + name in names for name in net.state_dict()):
+    own = net.state_dict()
+    if not any(prefix + name in names for name in own):
         raise ValueError(
             f"no weight in {path} belongs to this backbone: expected names like '{prefix}"
-            f"conv1.conv.weight', got {sorted(names)[:3]}. For the weights of a whole recognizer "
-            "set prefix='backbone.' in init_cfg; 2D weights in torchvision's naming go into the "
-            "argument 'pretrained'"
+            f"{next(iter(own))}', got {sorted(names)[:3]}. For the weights of a whole recognizer "
+            "set prefix='backbone.' in init_cfg; 2D weights go into the argument 'pretrained'"
         )
 
 
@@ -48,7 +50,8 @@ def load_2d_weights(net: 'SIFANet', path: str) -> None:
         ValueError: If the file lacks a weight or has one of another shape.
     """
     weights = _load_state_dict(path)
-    wrong, loaded = [], set()
+    wrong: list[str] = []
+    loaded: set[str] = set()
     for name, target in _conv_and_norm_tensors(net):
         source = _torchvision_name(name)
         if source not in weights:
@@ -66,22 +69,78 @@ def load_2d_weights(net: 'SIFANet', path: str) -> None:
                 f'{source} has shape {tuple(weights[source].shape)}, which does not fit {name} '
                 f'{tuple(target.shape)}'
             )
+    blocks = '-'.join(str(len(getattr(net, stage))) for stage in net.stages)
+    kind = f"2D ResNet with {blocks} bottlenecks in torchvision's naming"
+    _report(path, kind, wrong, loaded, weights.keys() - loaded)
+
+
+def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
+    """Load a 2D Swin's weights in the official naming into a SIFA-Transformer.
+
+    The embedding's kernel is spread evenly over a tubelet's frames. Position tables of another
+    window are resized, and repeated over the window's frames. The parts between frames stay.
+
+    Args:
+        net: The backbone.
+        path: A path or URL.
+
+    Raises:
+        ValueError: If the file lacks a weight or has one of another shape.
+    """
+    weights = _load_state_dict(path)
+    wrong: list[str] = []
+    loaded: set[str] = set()
+    for name, target in net.state_dict().items():
+        if '.temporal.' in name or name.endswith('relative_position_index'):
+            continue
+        source = name.replace('norm3.', 'norm.') if name.startswith('norm3.') else name
+        if source not in weights:
+            if not (name.startswith('norm') and source == name):  # of earlier stages: fresh
+                wrong.append(f'{source} is missing')
+            continue
+        weight = weights[source].float()
+        if source == 'patch_embed.proj.weight' and weight.dim() == 4:
+            frames = net.patch_size[0]
+            weight = weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+        elif source.endswith('relative_position_bias_table'):
+            weight = _resize_position_table(weight, net.window_size)
+        if weight.shape == target.shape:
+            target.copy_(weight)
+            loaded.add(source)
+        else:
+            wrong.append(
+                f'{source} has shape {tuple(weights[source].shape)}, which does not fit {name} '
+                f'{tuple(target.shape)}'
+            )
+    blocks = '-'.join(map(str, net.depths))
+    kind = f'2D Swin with {blocks} blocks and {net.embed_dims} channels in the official naming'
+    _report(path, kind, wrong, loaded, weights.keys() - loaded)
+
+
+def _resize_position_table(table: Tensor, window_size: tuple[int, int, int]) -> Tensor:
+    """Fit a 2D position table ((2w-1)^2, heads) to a window of frames, rows and columns."""
+    frames, *sides = (2 * size - 1 for size in window_size)
+    side = round(len(table) ** 0.5)
+    if side**2 == len(table) and sides != [side, side]:
+        square = table.T.reshape(1, -1, side, side)
+        table = F.interpolate(square, sides, mode='bicubic').flatten(2)[0].T
+    return table.repeat(frames, 1)
+
+
+def _report(path: str, kind: str, wrong: list[str], loaded: set[str], unused: set[str]) -> None:
     if wrong:
-        blocks = '-'.join(str(len(getattr(net, stage))) for stage in net.stages)
         more = f' and {len(wrong) - 10} more' if len(wrong) > 10 else ''
         raise ValueError(
-            f'{path} does not hold the weights of a 2D ResNet with {blocks} bottlenecks in '
-            f"torchvision's naming: {'; '.join(wrong[:10])}{more}"
+            f'{path} does not hold the weights of a {kind}: {"; ".join(wrong[:10])}{more}'
         )
     print_log(
-        f'loaded {len(loaded)} 2D weights from {path}; not used: {sorted(weights.keys() - loaded)}',
-        logger='current',
+        f'loaded {len(loaded)} 2D weights from {path}; not used: {sorted(unused)}', logger='current'
     )
 
 
 def _load_state_dict(path: str) -> dict[str, Tensor]:
     weights = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    return weights.get('state_dict', weights)
+    return weights.get('state_dict', weights.get('model', weights))
 
 
 def _inflate_stem(weight: Tensor, tubelet_size: int) -> Tensor:

@@ -1,0 +1,354 @@
+"""SIFA-Transformer: a per-frame Swin whose blocks attend to the next frame."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmaction.models.backbones.swin import (
+    SwinTransformer3D,
+    SwinTransformerBlock3D,
+    WindowAttention3D,
+)
+from mmaction.registry import MODELS
+from mmengine.model import BaseModule, constant_init
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmsifa.models.layers import SIFA
+from mmsifa.models.weights import check_some_weight_fits, load_2d_swin_weights
+
+
+class WindowAttention(WindowAttention3D):
+    """MMAction2's window attention, by PyTorch's fused operator where no gradient is recorded.
+
+    The fused operator takes no part in training: with a position table that learns, PyTorch
+    computes the same sums unfused.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within windows.
+
+        Args:
+            x: Tokens (windows, L, C) of all clips' windows.
+            mask: What is added to the scores of a clip's windows, (windows of a clip, L, L).
+                Defaults to None.
+
+        Returns:
+            Tokens of the same shape.
+        """
+        if torch.is_grad_enabled():
+            return super().forward(x, mask)
+        windows, length, _ = x.shape
+        query, key, value = (
+            self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        )
+        index = self.relative_position_index[:length, :length]
+        bias = self.relative_position_bias_table[index.flatten()].unflatten(0, index.shape)
+        bias = bias.permute(2, 0, 1)[None]  # (1, heads, L, L)
+        if mask is not None:
+            bias = (bias + mask[:, None]).repeat(windows // len(mask), 1, 1, 1)
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(
+            query, key, value, bias.to(query.dtype), dropout, scale=self.scale
+        )
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+
+class TemporalAttention(BaseModule):
+    r"""Temporal part of a block whose window is not shifted: :math:`x + \mathrm{LN}(z)`.
+
+    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame.
+    The normalization starts with zeros, so that a fresh block leaves its input as it is.
+    """
+
+    def __init__(self, channels: int, **sifa_cfg) -> None:
+        super().__init__()
+        self.sifa = SIFA(channels, residual=False, **sifa_cfg)
+        self.norm = nn.LayerNorm(channels)
+        constant_init(self.norm, 0)
+
+    def init_weights(self) -> None:
+        """Start at zero."""
+        super().init_weights()
+        constant_init(self.norm, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform features (N, T, H, W, C)."""
+        attended = self.sifa(x.permute(0, 1, 4, 2, 3))  # (N, T, C, H, W)
+        return x + self.norm(attended.permute(0, 1, 3, 4, 2))
+
+
+class TemporalConv(BaseModule):
+    r"""Temporal part of a shifted block: :math:`x + \mathrm{conv}(x)` over three frames.
+
+    The convolution over time is a 2D one, whose second axis is all positions of a frame. It starts
+    at zero.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False)
+        constant_init(self.conv, 0)
+
+    def init_weights(self) -> None:
+        """Start at zero."""
+        super().init_weights()
+        constant_init(self.conv, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform features (N, T, H, W, C)."""
+        frames = x.flatten(2, 3).permute(0, 3, 1, 2)  # (N, C, T, H*W), channels last
+        return x + self.conv(frames).permute(0, 2, 3, 1).unflatten(2, x.shape[2:4])
+
+
+class SIFATransformerBlock(SwinTransformerBlock3D):
+    """MMAction2's Swin block with a temporal part between its attention and its MLP.
+
+    Args:
+        temporal: The temporal part, (N, T, H, W, C) in and out.
+        **kwargs: Arguments of MMAction2's ``SwinTransformerBlock3D``.
+    """
+
+    def __init__(self, temporal: nn.Module, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.attn = WindowAttention(
+            kwargs['embed_dims'],
+            kwargs['window_size'],
+            kwargs['num_heads'],
+            kwargs['qkv_bias'],
+            kwargs['qk_scale'],
+            kwargs['attn_drop'],
+            kwargs['drop'],
+        )
+        self.temporal = temporal
+
+    def forward(self, x: Tensor, mask_matrix: Tensor) -> Tensor:
+        """Apply the block, recomputed in the backward pass if ``with_cp``."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, mask_matrix, use_reentrant=False)
+        return self._forward(x, mask_matrix)
+
+    def _forward(self, x: Tensor, mask_matrix: Tensor) -> Tensor:
+        x = x + self.drop_path(self.forward_part1(x, mask_matrix))
+        x = self.temporal(x)
+        return x + self.forward_part2(x)
+
+
+@MODELS.register_module()
+class SIFATransformer(SwinTransformer3D):
+    """SIFA-Transformer (Long et al., CVPR 2022, section 3.3): a per-frame Swin, with SIFA.
+
+    ::
+
+        clip (N, 3, T, H, W)
+          -> patch_embed: convolution over tubelets of 4 frames, norm      (N, T/4,  C, H/4,  W/4)
+          -> layers: window attention, temporal part, MLP; patch merging   (N, T/4, 8C, H/32, W/32)
+
+    The temporal part of a block whose window is not shifted is inter-frame attention
+    (:class:`TemporalAttention`), that of a shifted block a convolution over time
+    (:class:`TemporalConv`). Both start at zero: on 2D weights a fresh network computes the features
+    of that Swin on the mean of each tubelet's frames.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'`` or ``'large'`` (or their first letters), or a dict
+            with ``embed_dims``, ``depths`` and ``num_heads``.
+        pretrained: A checkpoint's path or URL. Defaults to None: train from scratch.
+        pretrained2d: Whether ``pretrained`` holds a 2D Swin in its official naming; if False it
+            holds weights of this backbone. Defaults to True.
+        patch_size: Frames, height and width of a tubelet. Defaults to ``(4, 4, 4)``.
+        window_size: Frames, height and width of the attention window. Defaults to ``(1, 7, 7)``.
+        img_size: Side of the training frames in pixels. Stages whose map it makes no larger than
+            the window have inter-frame attention in every block. Frames of other sizes can be
+            fed all the same. Defaults to 224.
+        qkv_bias: Whether queries, keys and values have a bias. Defaults to True.
+        qk_scale: Scale of the scores. Defaults to that of the heads' channels.
+        mlp_ratio: Width of the MLP over that of the block. Defaults to 4.
+        drop_rate: Dropout. Defaults to 0.
+        attn_drop_rate: Dropout of attention weights. Defaults to 0.
+        drop_path_rate: Stochastic depth of the last block; it grows from 0. Defaults to 0.1.
+        act_cfg: Activation layer. Defaults to ``dict(type='GELU')``.
+        norm_cfg: Normalization layer. Defaults to ``dict(type='LN')``.
+        patch_norm: Whether the embedding is normalized; the released code does not. Defaults to
+            True.
+        kernel_size: Side of the inter-frame window, odd. Defaults to 3.
+        num_sifa_heads: Heads of the inter-frame attention. Defaults to 1.
+        softmax: Whether its weights go through a softmax. Defaults to False.
+        deformable: Whether its offsets are predicted; if False they are zero, as in the released
+            code. Defaults to True.
+        backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
+        with_cp: Whether blocks are computed again in the backward pass to save memory. Defaults to
+            False.
+        **kwargs: Arguments of MMAction2's ``SwinTransformer3D``: ``in_channels``, ``out_indices``,
+            ``out_after_downsample``, ``frozen_stages``, ``init_cfg``.
+
+    Raises:
+        ValueError: If an argument does not fit the others, or a weights file does not fit the
+            network.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.models import SIFATransformer
+        >>> arch = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
+        >>> net = SIFATransformer(arch)
+        >>> net(torch.rand(2, 3, 8, 64, 80)).shape  # (N, C, T, H, W)
+        torch.Size([2, 128, 2, 2, 3])
+    """
+
+    def __init__(
+        self,
+        arch: str | dict,
+        pretrained: str | None = None,
+        pretrained2d: bool = True,
+        patch_size: Sequence[int] = (4, 4, 4),
+        window_size: Sequence[int] = (1, 7, 7),
+        img_size: int = 224,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        patch_norm: bool = True,
+        kernel_size: int = 3,
+        num_sifa_heads: int = 1,
+        softmax: bool = False,
+        deformable: bool = True,
+        backend: str | None = None,
+        with_cp: bool = False,
+        **kwargs,
+    ) -> None:
+        arch = self._check_arch(arch, **kwargs)
+        # The inherited constructor makes stages without blocks; the blocks are ours.
+        super().__init__(
+            arch | dict(depths=[0] * len(arch['depths'])),
+            pretrained=pretrained,
+            pretrained2d=pretrained2d,
+            patch_size=tuple(patch_size),
+            window_size=tuple(window_size),
+            drop_rate=drop_rate,
+            norm_cfg=norm_cfg,
+            patch_norm=patch_norm,
+            **kwargs,
+        )
+        self.arch_settings, self.depths = arch, arch['depths']
+        block_cfg: dict[str, Any] = dict(
+            window_size=self.window_size,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            drop=drop_rate,
+            attn_drop=attn_drop_rate,
+            act_cfg=act_cfg,
+            norm_cfg=norm_cfg,
+            with_cp=with_cp,
+        )
+        sifa_cfg: dict[str, Any] = dict(
+            kernel_size=kernel_size,
+            num_heads=num_sifa_heads,
+            softmax=softmax,
+            deformable=deformable,
+            backend=backend,
+        )
+        drop_paths = iter(
+            torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist()
+        )
+        for i, layer in enumerate(self.layers):
+            channels = layer.embed_dims
+            side = -(-img_size // (self.patch_size[1] * 2**i))
+            ever_shifted = side > min(self.window_size[1:])
+            for j in range(self.depths[i]):
+                shifted = ever_shifted and j % 2 == 1
+                layer.blocks.append(
+                    SIFATransformerBlock(
+                        TemporalConv(channels)
+                        if shifted
+                        else TemporalAttention(channels, **sifa_cfg),
+                        embed_dims=channels,
+                        num_heads=self.num_heads[i],
+                        shift_size=layer.shift_size if j % 2 else (0, 0, 0),
+                        drop_path=next(drop_paths),
+                        **block_cfg,
+                    )
+                )
+        self._freeze_stages()
+
+    @classmethod
+    def _check_arch(
+        cls,
+        name_or_arch: str | dict,
+        out_indices: Sequence[int] = (3,),
+        frozen_stages: int = -1,
+        **kwargs,
+    ) -> dict:
+        if isinstance(name_or_arch, dict):
+            arch = dict(name_or_arch)
+        elif name_or_arch.lower() in cls.arch_zoo:
+            arch = dict(cls.arch_zoo[name_or_arch.lower()])
+        else:
+            raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)}, got {name_or_arch!r}')
+        keys = {'embed_dims', 'depths', 'num_heads'}
+        if set(arch) != keys:
+            raise ValueError(f'arch must have the keys {sorted(keys)}, got {sorted(arch)}')
+        stages = len(arch['depths'])
+        if not 1 <= stages <= 4 or len(arch['num_heads']) != stages:
+            raise ValueError(
+                'arch must have 1 to 4 depths and as many num_heads, got '
+                f'{arch["depths"]} and {arch["num_heads"]}'
+            )
+        if not out_indices or not set(out_indices) <= set(range(stages)):
+            raise ValueError(
+                f'out_indices must be stages out of 0 to {stages - 1}, got {tuple(out_indices)}'
+            )
+        if not -1 <= frozen_stages <= stages:
+            raise ValueError(f'frozen_stages must be -1 to {stages}, got {frozen_stages}')
+        return arch
+
+    def init_weights(self) -> None:
+        """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""
+        if self.pretrained and not self.pretrained2d:
+            self.init_cfg = dict(type='Pretrained', checkpoint=self.pretrained)
+        for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []:
+            if cfg['type'] == 'Pretrained':
+                check_some_weight_fits(self, cfg['checkpoint'], cfg.get('prefix', ''))
+        BaseModule.init_weights(self)
+        if self.pretrained and self.pretrained2d:
+            load_2d_swin_weights(self, self.pretrained)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            x: Clips (N, C, T, H, W); the tubelets' 4 frames divide T. Frames are padded at the
+                right and at the bottom where tubelets or windows do not divide them.
+
+        Returns:
+            The features (N, C', T', H', W') of the stages in ``out_indices``; a single tensor if
+            there is only one.
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions, channels or frames.
+        """
+        tubelet, channels = self.patch_size[0], self.patch_embed.in_channels
+        if x.dim() != 5 or x.shape[1] != channels or x.shape[2] % tubelet or not x.shape[2]:
+            raise ValueError(
+                f'SIFATransformer expects clips of shape (N, {channels}, T, H, W) with T a '
+                f'multiple of {tubelet} frames, got {tuple(x.shape)}'
+            )
+        x = self.pos_drop(self.patch_embed(x))
+        x = x.permute(0, 2, 3, 4, 1).contiguous()  # (N, T, H, W, C), and stays so
+        outs = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x.permute(0, 4, 1, 2, 3), do_downsample=self.out_after_downsample)
+            if i in self.out_indices:
+                outs.append(getattr(self, f'norm{i}')(x).permute(0, 4, 1, 2, 3))
+            if layer.downsample is not None and not self.out_after_downsample:
+                x = layer.downsample(x)
+        return outs[0] if len(outs) == 1 else tuple(outs)
+
+    def train(self, mode: bool = True) -> 'SIFATransformer':
+        """Set the mode; frozen stages stay fixed."""
+        super().train(mode)
+        return self
