@@ -9,6 +9,7 @@ import torch
 import yaml
 from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
 ROOT = Path(__file__).parent.parent
@@ -59,11 +60,22 @@ def shrink(cfg: Config, data: dict) -> Config:
             if step.get('num_clips', 1) > 2:
                 step.num_clips = 2
     backbone = cfg.model.backbone
-    backbone.update(pretrained=None, stage_blocks=(1, 2, 1, 2), base_channels=8)
-    cfg.model.cls_head.in_channels = 256
+    backbone.pretrained = None
+    if backbone.type == 'SIFATransformer':
+        backbone.arch = dict(embed_dims=8, depths=(2, 2, 2, 2), num_heads=(1, 1, 2, 2))
+        cfg.model.cls_head.in_channels = 64
+    else:
+        backbone.update(stage_blocks=(1, 2, 1, 2), base_channels=8)
+        cfg.model.cls_head.in_channels = 256
     cfg.test_dataloader.batch_size = 1
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     return cfg
+
+
+def clip_len(leaf: Path) -> int:
+    if 'swin' in leaf.stem:
+        return 64
+    return 32 if '32f' in leaf.stem else 16
 
 
 def test_is_short(leaf):
@@ -76,7 +88,7 @@ def test_clip_lengths_agree(leaf):
     pipelines = [cfg[f'{split}_dataloader'].dataset.pipeline for split in SPLITS]
     pipelines += [cfg[f'{split}_pipeline'] for split in SPLITS]  # inference reads these
     lengths = {step.clip_len for pipeline in pipelines for step in pipeline if 'clip_len' in step}
-    assert lengths == {32 if '32f' in leaf.stem else 16}
+    assert lengths == {clip_len(leaf)}
     for split, pipeline in zip(SPLITS, pipelines[:3], strict=True):
         assert pipeline == cfg[f'{split}_pipeline']
 
@@ -85,13 +97,12 @@ def test_has_what_mmaction2s_tools_need(leaf):
     cfg = Config.fromfile(leaf)
     assert cfg.custom_imports.imports == ['mmsifa']
     assert cfg.default_scope == 'mmaction'
-    # --auto-scale-lr; the release trained on 4 GPUs, the small config is for one device
-    devices = 1 if 'tiny' in leaf.stem else 4
+    # --auto-scale-lr; the release trained on 4 GPUs, MMAction2's Swin on 8, the small config is
+    # for one device
+    devices = 1 if 'tiny' in leaf.stem else 8 if 'swin' in leaf.stem else 4
     assert cfg.auto_scale_lr.base_batch_size == devices * cfg.train_dataloader.batch_size
-    assert cfg.model.cls_head.loss_cls.get('loss_weight') in (
-        1,
-        cfg.optim_wrapper.accumulative_counts,
-    )
+    accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+    assert cfg.model.cls_head.get('loss_cls', {}).get('loss_weight', 1) in (1, accumulated)
 
 
 def test_full_size_model_builds_and_takes_a_clip(leaf):
@@ -100,8 +111,10 @@ def test_full_size_model_builds_and_takes_a_clip(leaf):
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
         logits = model.cls_head(model.backbone(torch.empty(1, 3, frames, 224, 224)))
-    classes = {'k400': 400, 'sthv1': 174, 'motion': 8}[leaf.stem.rsplit('_', 1)[1]]
-    assert [tuple(path.shape) for path in logits] == [(1, classes)] * 2
+    datasets = {'k400': 400, 'k600': 600, 'sthv1': 174, 'sthv2': 174, 'motion': 8}
+    classes = datasets[leaf.stem.rsplit('_', 1)[1]]
+    paths = [logits] if 'swin' in leaf.stem else logits
+    assert {tuple(path.shape) for path in paths} == {(1, classes)}
 
 
 def test_pipelines_make_clips_of_the_full_size(leaf, kinetics_like):
@@ -111,14 +124,13 @@ def test_pipelines_make_clips_of_the_full_size(leaf, kinetics_like):
         dataset_cfg.ann_file, dataset_cfg.data_prefix = kinetics_like[dataset_cfg.type]
         dataset_cfg.ann_file = str(dataset_cfg.ann_file)
         for step in dataset_cfg.pipeline:
-            if step.get('num_clips') == 20:
+            if step.get('num_clips', 1) > 2:
                 step.num_clips = 2
         item = DATASETS.build(dataset_cfg)[1]
         small = 'tiny' in leaf.stem
         views = {'train': 1, 'val': 1, 'test': 2 if small else 6}[split]
-        side = 64 if small else {'train': 224, 'val': 224, 'test': 256}[split]
-        frames = 32 if '32f' in leaf.stem else 16
-        assert tuple(item['inputs'].shape) == (views, 3, frames, side, side)
+        side = 64 if small else 256 if split == 'test' and 'swin' not in leaf.stem else 224
+        assert tuple(item['inputs'].shape) == (views, 3, clip_len(leaf), side, side)
         assert item['inputs'].dtype == torch.uint8
         if split != 'train':  # a flip may change the class
             assert item['data_samples'].gt_label == 1
@@ -141,9 +153,10 @@ def test_trains_validates_and_tests(leaf, kinetics_like, tmp_path):
     cfg = shrink(Config.fromfile(leaf), kinetics_like)
     cfg.work_dir = str(tmp_path)
     runner = Runner.from_cfg(cfg)
-    before = runner.model.backbone.conv1.conv.weight.clone()
+    weight = next(runner.model.backbone.parameters())
+    before = weight.clone()
     runner.train()
-    assert not torch.equal(runner.model.backbone.conv1.conv.weight, before)
+    assert not torch.equal(weight, before)
     assert 0 <= runner.test()['acc/top1'] <= 1
 
 
@@ -168,6 +181,20 @@ def test_schedule_is_the_released_one(kinetics_like, tmp_path):
         assert len(set(rates)) > 60 * epoch
         assert rates[-1] < rate / 100
         assert schedulers[1].eta_min == 1e-6
+
+
+def test_swin_parameters_are_grouped_as_the_recipe_says():
+    cfg = Config.fromfile(ROOT / 'configs/sifa_swin_s_k400.py')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        group = groups[id(parameter)]
+        decays = not ('norm' in name or name.endswith('.bias') or 'bias_table' in name)
+        assert group['weight_decay'] == pytest.approx(0.05 if decays else 0), name
+        trunk = name.startswith('backbone') and '.temporal.' not in name
+        assert group['lr'] == pytest.approx(1e-4 if trunk else 1e-3), name
 
 
 def test_every_config_is_in_the_model_index():
