@@ -111,6 +111,11 @@ setup(
         'runtime': ['addict', 'packaging', 'pyyaml', 'termcolor', 'yapf'],
         'mim': ['openmim'],
         'tensorboard': ['tensorboard'],
-        'tests': ['build', 'mypy', 'pytest', 'ruff', 'types-setuptools'],
+        'transformers': ['transformers'],  # backbones for SIFAPlugin
+        'visualization': ['moviepy<2'],  # MMAction2's videos
+        'tests': [
+            *('build', 'mypy', 'pytest', 'ruff', 'types-setuptools'),
+            *('moviepy<2', 'transformers'),
+        ],
     },
 )

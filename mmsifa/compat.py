@@ -36,6 +36,7 @@ PACKAGE = Path(__file__).resolve().parent
 def apply():
     """Close every gap; the missing module first, since the others may import MMAction2's models."""
     mend_missing_drn()
+    mend_multimodal_import()
     mend_checkpoint_loading()
     mend_cpu_amp()
     mend_cpu_processes()
@@ -77,6 +78,24 @@ def mend_missing_drn():
     folders = (mmaction and mmaction.submodule_search_locations) or []
     if not any(Path(folder, 'models/localizers/drn').exists() for folder in folders):
         sys.meta_path.append(_MissingDRN())  # at the end, so that a real module wins
+
+
+@functools.cache
+def mend_multimodal_import():
+    """``import mmaction.models`` fails beside transformers (mmaction/models/multimodal/vindlu).
+
+    Its multimodal models need timm and names that transformers 5 dropped, but only an installed
+    transformers is asked for. Without them, upstream's placeholders say what is missing.
+    """
+    from mmaction.utils import dependency
+
+    if not dependency.WITH_MULTIMODAL:
+        return
+    try:
+        from timm.models.layers import DropPath  # noqa: F401
+        from transformers.modeling_utils import find_pruneable_heads_and_indices  # noqa: F401
+    except (ImportError, RuntimeError):  # the latter from a torchvision of another torch
+        dependency.WITH_MULTIMODAL = False
 
 
 # Stand-ins rebuild what MMEngine's checkpoints hold beside tensors: the real getattr would let a

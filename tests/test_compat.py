@@ -198,10 +198,16 @@ def head():
     drn.DRN = None
     package = 'mmaction.models.localizers.drn'
     sys.modules.update({package: drn, package + '.drn': drn})
+    from mmaction.utils import dependency
+    dependency.WITH_MULTIMODAL = False
     from mmaction.models.heads import TSNHead
     from mmaction.structures import ActionDataSample
     samples = [ActionDataSample().set_gt_label(0)]
     TSNHead(3, 4).loss_by_feat(torch.zeros(1, 3, dtype=torch.bfloat16), samples)
+
+
+def multimodal():
+    import mmaction.models.multimodal.vindlu
 
 
 def hue():
@@ -211,7 +217,7 @@ def hue():
     ColorJitter.adjust_hue(image, -0.1)
 
 
-for function in (load, amp, config_base, init_dist, wrap_model, models, head, hue):
+for function in (load, amp, config_base, init_dist, wrap_model, models, head, multimodal, hue):
     attempt(function.__name__, function)
 json.dump(errors, open('errors.json', 'w'))
 """
@@ -238,6 +244,7 @@ def unmended(tmp_path_factory):
         ('wrap_model', 'device_ids and output_device arguments only work'),
         ('config_base', 'get external package'),
         ('head', 'BFloat16'),
+        ('multimodal', 'Error'),  # of timm or of transformers, whichever is missing or too new
         pytest.param('hue', 'out of bounds for uint8', marks=numpy_2),
     ],
 )
@@ -275,6 +282,11 @@ def test_no_finder_where_the_wheel_has_drn(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'meta_path', [])
     mend_again('mend_missing_drn')
     assert sys.meta_path == []
+
+
+def test_multimodal_models_say_what_they_need_where_it_is_missing():
+    with pytest.raises(ImportError, match='requires extra multi-modal dependencies'):
+        MODELS.build(dict(type='VindLUVQA'))
 
 
 # Checkpoints

@@ -1,9 +1,9 @@
-"""The SIFA block: what moved, where to look, and the op."""
+"""The SIFA block: what moved, where to look, and the op; alone and normalized."""
 
 import torch
 import torch.nn.functional as F
 from mmaction.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 
 from mmsifa.ops import inter_frame_attention
@@ -136,3 +136,27 @@ class SIFA(BaseModule):
         saliency = following * (1 + torch.sigmoid(following - now))
         offset = self.conv_offset(saliency.flatten(0, 1))
         return offset.unflatten(0, (n, t)).to(now.dtype)  # autocast may have narrowed it
+
+
+class TemporalAttention(BaseModule):
+    r"""Inter-frame attention, normalized and added: :math:`x + \mathrm{LN}(z)`.
+
+    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame.
+    The normalization starts with zeros, so that a fresh block leaves its input as it is.
+    """
+
+    def __init__(self, channels: int, **sifa_cfg) -> None:
+        super().__init__()
+        self.sifa = SIFA(channels, residual=False, **sifa_cfg)
+        self.norm = nn.LayerNorm(channels)
+        constant_init(self.norm, 0)
+
+    def init_weights(self) -> None:
+        """Start at zero."""
+        super().init_weights()
+        constant_init(self.norm, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform features (N, T, H, W, C)."""
+        attended = self.sifa(x.permute(0, 1, 4, 2, 3))  # (N, T, C, H, W)
+        return x + self.norm(attended.permute(0, 1, 3, 4, 2))

@@ -15,7 +15,7 @@ from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmsifa.models.layers import SIFA
+from mmsifa.models.layers import TemporalAttention
 from mmsifa.models.weights import check_some_weight_fits, load_2d_swin_weights
 
 
@@ -53,30 +53,6 @@ class WindowAttention(WindowAttention3D):
             query, key, value, bias.to(query.dtype), dropout, scale=self.scale
         )
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
-
-
-class TemporalAttention(BaseModule):
-    r"""Temporal part of a block whose window is not shifted: :math:`x + \mathrm{LN}(z)`.
-
-    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame.
-    The normalization starts with zeros, so that a fresh block leaves its input as it is.
-    """
-
-    def __init__(self, channels: int, **sifa_cfg) -> None:
-        super().__init__()
-        self.sifa = SIFA(channels, residual=False, **sifa_cfg)
-        self.norm = nn.LayerNorm(channels)
-        constant_init(self.norm, 0)
-
-    def init_weights(self) -> None:
-        """Start at zero."""
-        super().init_weights()
-        constant_init(self.norm, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform features (N, T, H, W, C)."""
-        attended = self.sifa(x.permute(0, 1, 4, 2, 3))  # (N, T, C, H, W)
-        return x + self.norm(attended.permute(0, 1, 3, 4, 2))
 
 
 class TemporalConv(BaseModule):

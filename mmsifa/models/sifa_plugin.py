@@ -1,0 +1,301 @@
+"""SIFA inside any 2D backbone: blocks after the submodules that their names pick out."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from mmaction.registry import MODELS
+from mmengine.model import BaseModule
+from mmengine.utils import get_object_from_string, to_2tuple
+from torch import Tensor, nn
+
+from mmsifa.models.feature_layout import FeatureLayout, find_layout
+from mmsifa.models.layers import SIFA, TemporalAttention
+
+NUM_TRIAL_FRAMES = 2
+
+
+@dataclass
+class ClipShape:
+    """The clips that are being computed: frames of each, and the frames' height and width."""
+
+    length: int = 1
+    img_size: tuple[int, int] = (1, 1)
+
+
+class AttentionAfter(BaseModule):
+    """Lets the feature maps that a submodule returns attend to those of the next frame.
+
+    Args:
+        clip: The clips that are being computed.
+        layout: How the submodule lays out its maps.
+        zero_init: As in :class:`SIFAPlugin`.
+        **sifa_cfg: Arguments of :class:`SIFA`.
+    """
+
+    def __init__(self, clip: ClipShape, layout: FeatureLayout, zero_init: bool, **sifa_cfg) -> None:
+        super().__init__()
+        self.clip = clip
+        self.layout = layout
+        self.zero_init = zero_init
+        self.attention = (TemporalAttention if zero_init else SIFA)(layout.channels, **sifa_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform the features of frames (N*T, ...), of the shape of ``x``."""
+        maps = self.layout.to_nhwc(x, self.clip.img_size).unflatten(0, (-1, self.clip.length))
+        if self.zero_init:
+            maps = self.attention(maps)
+        else:
+            maps = self.attention(maps.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
+        return self.layout.from_nhwc(maps.flatten(0, 1), x)
+
+    def replace_output(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """Transform a submodule's output, or the first of several: a forward hook."""
+        if isinstance(output, (tuple, list)):
+            return type(output)([self(output[0]), *output[1:]])
+        return self(output)
+
+
+@MODELS.register_module()
+class SIFAPlugin(BaseModule):
+    """A 2D backbone whose frames attend to the next frame: SIFA as a plug-in.
+
+    ::
+
+        clips (N, 3, T, H, W) -> frames (N*T, 3, H, W) -> backbone -> features (N, C, T, H', W')
+                                                             |
+                     submodule's output -> SIFA over the T frames of each clip -> next submodule
+
+    The backbone keeps its code, the names of its weights and its own way of loading them. A trial
+    run on two frames finds out which submodules return feature maps, and of how many channels:
+    (N*T, C, H, W), (N*T, H, W, C) or tokens (N*T, L, C), alone or as the first of several outputs.
+
+    Args:
+        backbone: A module or the config of one, whose type is registered, also in another of
+            OpenMMLab's libraries (``'mmaction.ResNet'``, ``'mmpretrain.ConvNeXt'``), or the path of
+            something to import and call (``'transformers.ConvNextBackbone.from_pretrained'``,
+            ``'timm.create_model'``), whose arguments may be such configs, too. What is imported is
+            taken to have its weights already: only MMEngine's modules are initialized later.
+        after: Names of the submodules that a SIFA block follows, as the backbone's
+            ``named_modules()`` gives them. ``*`` stands for one part of a name: ``'layer3.*'``.
+        num_segments: Frames T of a clip where frames (N*T, 3, H, W) come without it, in training
+            and in testing, as from ``Recognizer2D``. Defaults to None: only clips are taken.
+        zero_init: Whether what was attended is normalized by weights that start at zero, as in
+            SIFA-Transformer, so that pretrained features arrive unchanged. False adds it as it is,
+            as in SIFA-Net. Defaults to True.
+        num_prefix_tokens: Tokens before those of the image, such as a class token. Defaults to 0.
+        in_channels: Channels of a frame. Defaults to 3.
+        img_size: Height and width of the trial run's frames in pixels. Different sides tell a map's
+            rows and columns from its channels. Defaults to ``(224, 256)``.
+        init_cfg: Initialization config, such as ``dict(type='Pretrained', checkpoint=...)`` for
+            weights of the whole plug-in. Defaults to None.
+        **sifa_cfg: Arguments of :class:`SIFA`: ``kernel_size``, ``dilation``, ``num_heads``,
+            ``softmax``, ``deformable``, ``backend``.
+
+    Raises:
+        ImportError: If the backbone's package is not installed.
+        ValueError: If a name matches nothing, or a submodule or the backbone returns no feature
+            map, or if the trial run fails.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.models import SIFAPlugin
+        >>> net = SIFAPlugin(dict(type='mmaction.ResNet', depth=50), after=['layer2.1', 'layer3.*'])
+        >>> net(torch.rand(2, 3, 4, 64, 64)).shape  # (N, C, T, H, W)
+        torch.Size([2, 2048, 4, 2, 2])
+    """
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        after: Sequence[str],
+        num_segments: int | None = None,
+        zero_init: bool = True,
+        num_prefix_tokens: int = 0,
+        in_channels: int = 3,
+        img_size: int | tuple[int, int] = (224, 256),
+        init_cfg: dict | list[dict] | None = None,
+        **sifa_cfg,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.num_segments = num_segments
+        self.in_channels = in_channels
+        if isinstance(backbone, nn.Module):
+            module: Any = backbone
+            has_weights = True
+        else:
+            module = _build(backbone)
+            has_weights = _find_callable(backbone['type']) is not None
+        if has_weights and not isinstance(module, BaseModule):
+            module.is_init = True  # or MMEngine would call an init_weights of another kind
+        self.backbone = module
+
+        size: tuple[int, int] = to_2tuple(img_size)
+        outputs = _try_out(self.backbone, in_channels, size)
+        layouts = {
+            name: [
+                find_layout(maps, NUM_TRIAL_FRAMES, size, num_prefix_tokens)
+                for maps in (_feature_maps(output) if name == '' else [_first(output)])
+            ]
+            for name, output in outputs.items()
+        }
+        found = _summarize(name for name in layouts if name and None not in layouts[name])
+
+        def layouts_of(name: str) -> list[FeatureLayout]:
+            fitting = [layout for layout in layouts.get(name, []) if layout]
+            if not fitting or fitting != layouts[name]:
+                raise ValueError(
+                    f'{name or "the backbone"} returns no feature map but '
+                    f'{_describe(outputs.get(name))}. Feature maps come from {found}. '
+                    f'Other tokens may precede those of an image: num_prefix_tokens is '
+                    f'{num_prefix_tokens}'
+                )
+            return fitting
+
+        self.layouts = layouts_of('')
+        modules = dict(self.backbone.named_modules())
+        self.clip = ClipShape()
+        self.temporal = nn.ModuleDict()
+        for name in _match(after, modules, found):
+            part = AttentionAfter(self.clip, layouts_of(name)[0], zero_init, **sifa_cfg)
+            # Before others, so that those which collect features for the backbone see ours.
+            modules[name].register_forward_hook(part.replace_output, prepend=True)
+            self.temporal[name.replace('.', '-')] = part
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            x: Clips (N, C, T, H, W), or with ``num_segments`` also their frames (N*T, C, H, W).
+
+        Returns:
+            The backbone's feature maps, (N, C', T, H', W') of clips and (N*T, C', H', W') of
+            frames; a single tensor if there is only one.
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions, channels or frames.
+        """
+        is_clips = x.dim() == 5
+        clip_len = x.shape[2] if is_clips else self.num_segments
+        fits = x.dim() in (4, 5) and x.shape[1] == self.in_channels
+        if not fits or not clip_len or not (is_clips or len(x) % clip_len == 0):
+            raise ValueError(
+                f'SIFAPlugin expects clips (N, {self.in_channels}, T, H, W), or frames '
+                f'(N*T, {self.in_channels}, H, W) with num_segments=T, got {tuple(x.shape)} with '
+                f'num_segments={self.num_segments}'
+            )
+        img_size = x.shape[-2], x.shape[-1]
+        self.clip.length, self.clip.img_size = clip_len, img_size
+        frames = x.transpose(1, 2).flatten(0, 1) if is_clips else x
+        outs = []
+        for layout, maps in zip(self.layouts, _feature_maps(self.backbone(frames)), strict=True):
+            maps = layout.to_nhwc(maps, img_size).permute(0, 3, 1, 2)
+            outs.append(maps.unflatten(0, (-1, clip_len)).transpose(1, 2) if is_clips else maps)
+        return outs[0] if len(outs) == 1 else tuple(outs)
+
+
+def _find_callable(kind: Any) -> Callable | None:
+    """Return what can be imported by this name and called, if anything."""
+    if not isinstance(kind, str):
+        return None
+    package = kind.split('.')[0]
+    if '.' in kind and find_spec(package) is None:
+        raise ImportError(f'{kind} needs the package {package}, which is not installed')
+    found = get_object_from_string(kind)
+    return found if callable(found) else None
+
+
+def _build(cfg: Mapping) -> Any:
+    """Build a config by calling what its type imports, or else from the registry."""
+    called = _find_callable(cfg['type'])
+    if called is None:
+        return MODELS.build(cfg)
+    args = {
+        key: _build(value) if isinstance(value, Mapping) and 'type' in value else value
+        for key, value in cfg.items()
+        if key != 'type'
+    }
+    return called(**args)
+
+
+def _try_out(backbone: nn.Module, in_channels: int, img_size: tuple[int, int]) -> dict[str, Any]:
+    """Return the outputs of the backbone's submodules, and its own as '', for a few frames."""
+    outputs: dict[str, Any] = {}
+
+    def recorder(name: str) -> Callable:
+        return lambda module, args, output: outputs.update({name: output})
+
+    handles = [
+        module.register_forward_hook(recorder(name)) for name, module in backbone.named_modules()
+    ]
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()  # leaves statistics and the random state as they are
+    try:
+        with torch.no_grad():
+            like = next(backbone.parameters())
+            backbone(like.new_zeros(NUM_TRIAL_FRAMES, in_channels, *img_size))
+    except Exception as error:
+        raise ValueError(
+            f'the backbone failed in a trial run with frames of {img_size[0]} x {img_size[1]} '
+            f'pixels: {error}. If it takes one size only, name that: img_size=224'
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return outputs
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def _feature_maps(output: Any) -> list[Any]:
+    """Return the feature maps in a backbone's output, of whatever library."""
+    if isinstance(output, Tensor):
+        return [output]
+    if hasattr(output, 'feature_maps'):  # backbones of transformers
+        return list(output.feature_maps)
+    if hasattr(output, 'last_hidden_state'):  # its other models
+        return [output.last_hidden_state]
+    return list(output.values() if isinstance(output, Mapping) else output)
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f'a tensor of shape {tuple(output.shape)}'
+    if isinstance(output, (tuple, list)):
+        return f'({", ".join(_describe(item) for item in output)})'
+    return 'nothing, since it is not called' if output is None else type(output).__name__
+
+
+def _match(patterns: Sequence[str], names: Iterable[str], found: str) -> list[str]:
+    """Return the names that patterns match, where * stands for one part of a name."""
+    if isinstance(patterns, str) or not patterns:
+        raise ValueError(f"after must be a list of names such as ['layer2.1'], got {patterns!r}")
+    matched: dict[str, None] = {}
+    for pattern in patterns:
+        regex = re.compile(re.escape(pattern).replace(r'\*', '[^.]+'))
+        hits = [name for name in names if name and regex.fullmatch(name)]
+        if not hits:
+            raise ValueError(
+                f'no submodule of the backbone is named {pattern!r}. Feature maps come from {found}'
+            )
+        matched.update(dict.fromkeys(hits))
+    return list(matched)
+
+
+def _summarize(names: Iterable[str]) -> str:
+    """List names without those inside of numbered submodules, numbers as *.
+
+    >>> _summarize(['conv1', 'layer1', 'layer1.0', 'layer1.0.conv1', 'layer1.1'])
+    'conv1, layer1, layer1.*'
+    """
+    patterns = dict.fromkeys(
+        '.'.join('*' if part.isdigit() else part for part in name.split('.')) for name in names
+    )
+    return ', '.join(p for p in patterns if p.endswith('*') or '*' not in p) or 'none of them'

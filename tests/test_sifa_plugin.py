@@ -1,0 +1,321 @@
+"""SIFA inside other people's backbones: what it computes there, and what it leaves as it is."""
+
+import copy
+
+import pytest
+import torch
+from mmaction.models.backbones import ResNet
+from mmaction.registry import MODELS
+from torch import nn
+
+from mmsifa.models import SIFA, SIFAPlugin
+from mmsifa.models.sifa_plugin import AttentionAfter
+
+CONVNEXT = dict(
+    type='transformers.AutoBackbone.from_config',
+    config=dict(
+        type='transformers.ConvNextConfig',
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 2, 1],
+        out_features=['stage3', 'stage4'],
+    ),
+)
+SWIN = dict(  # tokens (L, C), as the first of several outputs of a block
+    type='transformers.SwinBackbone',
+    config=dict(
+        type='transformers.SwinConfig',
+        embed_dim=8,
+        depths=[2, 2],
+        num_heads=[1, 2],
+        out_features=['stage1', 'stage2'],
+    ),
+)
+DINO = dict(  # tokens after a class token
+    type='transformers.Dinov2Backbone',
+    config=dict(
+        type='transformers.Dinov2Config',
+        num_hidden_layers=2,
+        hidden_size=16,
+        num_attention_heads=2,
+        image_size=56,
+        out_features=['stage2'],
+    ),
+)
+RESNET = dict(type='mmaction.ResNet', depth=18, norm_eval=False)
+
+
+class Frames(nn.Module):
+    """Two convolutions, whose features between them have the axes asked for."""
+
+    def __init__(self, axes='NCHW', num_prefix_tokens=0):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 6, 4, stride=4)
+        self.middle = Arrange(axes, num_prefix_tokens)
+        self.last = nn.Conv2d(6, 5, 3, padding=1)
+
+    def forward(self, x):
+        x = self.embed(x)
+        features = self.middle(x)
+        if features.dim() == 3:
+            tokens = features[:, self.middle.num_prefix_tokens :]
+            maps = tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        else:
+            maps = features if self.middle.axes == 'NCHW' else features.permute(0, 3, 1, 2)
+        return self.last(maps)
+
+
+class Arrange(nn.Module):
+    def __init__(self, axes, num_prefix_tokens):
+        super().__init__()
+        self.axes, self.num_prefix_tokens = axes, num_prefix_tokens
+
+    def forward(self, x):
+        if self.axes == 'NCHW':
+            return x * 1
+        if self.axes == 'NHWC':
+            return x.permute(0, 2, 3, 1)
+        tokens = x.flatten(2).transpose(1, 2)
+        prefix = tokens.new_full((len(tokens), self.num_prefix_tokens, 6), 7)
+        return torch.cat([prefix, tokens], dim=1)
+
+
+def randomize(net):
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return net
+
+
+@pytest.mark.parametrize('zero_init', [True, False])
+@pytest.mark.parametrize(('axes', 'prefix'), [('NCHW', 0), ('NHWC', 0), ('NLC', 0), ('NLC', 2)])
+@torch.no_grad()
+def test_frames_attend_to_the_next_after_the_named_submodule(axes, prefix, zero_init):
+    net = SIFAPlugin(
+        Frames(axes, prefix), ['middle'], zero_init=zero_init, num_prefix_tokens=prefix
+    )
+    randomize(net)
+    part = net.temporal['middle'].attention
+    clips = torch.randn(2, 3, 4, 20, 28)
+
+    features = net.backbone.embed(clips.transpose(1, 2).flatten(0, 1)).unflatten(0, (2, 4))
+    block = SIFA(6, residual=not zero_init)
+    block.load_state_dict((part.sifa if zero_init else part).state_dict())
+    attended = block(features)
+    if zero_init:
+        normalized = part.norm(attended.movedim(2, -1)).movedim(-1, 2)
+        attended = features + normalized
+    expected = net.backbone.last(attended.flatten(0, 1)).unflatten(0, (2, 4)).transpose(1, 2)
+    torch.testing.assert_close(net(clips), expected)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'after', 'options'),
+    [
+        (RESNET, ['layer2.1', 'layer3.*'], {}),
+        (CONVNEXT, ['encoder.stages.2.layers.*', 'encoder.stages.3'], {}),
+        (SWIN, ['swin.encoder.layers.*.blocks.*'], {}),
+        (DINO, ['encoder.layer.*'], dict(num_prefix_tokens=1)),
+    ],
+    ids=['maps', 'maps-of-transformers', 'tokens', 'class-token'],
+)
+@torch.no_grad()
+def test_fresh_plugin_has_the_backbones_own_features(cfg, after, options):
+    net = SIFAPlugin(cfg, after, img_size=(56, 84), **options)
+    net.eval()
+    clips = torch.rand(2, 3, 3, 56, 84)
+    alone = copy.deepcopy(net.backbone)
+    for module in alone.modules():
+        for key, hook in [*module._forward_hooks.items()]:
+            if isinstance(getattr(hook, '__self__', None), AttentionAfter):
+                del module._forward_hooks[key]
+    expected = alone(clips.transpose(1, 2).flatten(0, 1))
+    expected = getattr(expected, 'feature_maps', expected)
+    ours = net(clips)
+    expected, ours = ([x] if torch.is_tensor(x) else x for x in (expected, ours))
+    assert len(ours) == len(expected)
+    for features, maps in zip(ours, expected, strict=True):
+        torch.testing.assert_close(features, maps.unflatten(0, (2, 3)).transpose(1, 2))
+
+    randomize(net.temporal)
+    changed = net(clips)
+    changed = [changed] if torch.is_tensor(changed) else changed
+    assert not any(torch.allclose(a, b) for a, b in zip(ours, changed, strict=True))
+
+
+@torch.no_grad()
+def test_features_that_a_backbone_collects_by_hooks_are_those_after_the_block():
+    net = SIFAPlugin(CONVNEXT, ['encoder.stages.3'], zero_init=False).eval()
+    clips = torch.rand(1, 3, 2, 64, 64)
+    with_block = net(clips)[1]
+    net.temporal['encoder-stages-3'].attention.forward = lambda x: x
+    assert not torch.allclose(with_block, net(clips)[1])
+
+
+@torch.no_grad()
+def test_frames_of_recognizer2d_are_clips_of_num_segments():
+    net = randomize(SIFAPlugin(Frames(), ['middle'], num_segments=4))
+    clips = torch.randn(2, 3, 4, 20, 28)
+    frames = net(clips.transpose(1, 2).flatten(0, 1))
+    torch.testing.assert_close(frames, net(clips).transpose(1, 2).flatten(0, 1))
+
+
+@torch.no_grad()
+def test_a_clip_of_one_frame_has_no_next_frame():
+    net = randomize(SIFAPlugin(Frames(), ['middle'], zero_init=False))
+    clips = torch.randn(2, 3, 1, 20, 28)
+    alone = net.backbone.last(net.backbone.embed(clips[:, :, 0]))
+    torch.testing.assert_close(net(clips)[:, :, 0], alone)
+
+
+def test_star_is_one_part_of_a_name():
+    net = SIFAPlugin(RESNET, ['layer2.*', 'layer3.0'])
+    assert list(net.temporal) == ['layer2-0', 'layer2-1', 'layer3-0']
+
+
+@pytest.mark.parametrize(
+    ('after', 'message'),
+    [
+        (['layer7.*'], r"named 'layer7\.\*'\. Feature maps .* layer1\.\*, layer1, layer2\.\*"),
+        (['head'], r'head returns no feature map but a tensor of shape \(2, 4\)\. .* layer1'),
+        (['unused'], r'unused returns no feature map but nothing, since it is not called'),
+        ('layer1', r"after must be a list of names such as \['layer2\.1'\], got 'layer1'"),
+        ([], r'after must be a list'),
+    ],
+)
+def test_names_without_a_map_are_an_error_that_lists_what_there_is(after, message):
+    net = ResNet(18)
+
+    class WithHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.unused = nn.Linear(512, 4), nn.Conv2d(3, 3, 1)
+            for name, module in net.named_children():
+                self.add_module(name, module)
+
+        def forward(self, x):
+            x = net(x)
+            self.head(x.mean(dim=(2, 3)))
+            return x
+
+    with pytest.raises(ValueError, match=message):
+        SIFAPlugin(WithHead(), after)
+
+
+def test_backbones_without_maps_are_an_error():
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(ValueError, match=r'the backbone returns no feature map but .*2, 4, 1, 1'):
+        SIFAPlugin(pooled, ['0'])
+    with pytest.raises(ValueError, match=r'failed in a trial run with frames of 224 x 256 pixels'):
+        SIFAPlugin(nn.Sequential(nn.Conv2d(5, 4, 3)), ['0'])
+    with pytest.raises(ValueError, match=r'may be \(N, C, H, W\) or \(N, H, W, C\)'):
+        SIFAPlugin(nn.Sequential(nn.Conv2d(3, 16, 2, stride=2)), ['0'], img_size=32)
+    with pytest.raises(ImportError, match='needs the package nosuchpackage'):
+        SIFAPlugin(dict(type='nosuchpackage.Net'), ['0'])
+
+
+@pytest.mark.parametrize(
+    'shape', [(2, 4, 4, 20, 28), (5, 3, 20, 28), (3, 20, 28)], ids=['channels', 'frames', 'dims']
+)
+def test_wrong_clips_are_named(shape):
+    net = SIFAPlugin(Frames(), ['middle'], num_segments=4)
+    with pytest.raises(ValueError, match=r'expects clips \(N, 3, T, H, W\).*got .*num_segments=4'):
+        net(torch.zeros(shape))
+    net.num_segments = None
+    with pytest.raises(ValueError, match='num_segments=None'):
+        net(torch.zeros(4, 3, 20, 28))
+
+
+def test_trial_run_leaves_no_trace():
+    backbone = ResNet(18)
+    before, state = copy.deepcopy(backbone.state_dict()), torch.get_rng_state()
+    backbone.layer1.eval()
+    SIFAPlugin(backbone, ['layer2.1'], deformable=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(backbone.state_dict(), before)
+    assert backbone.training
+    assert not backbone.layer1.training
+    assert sum(len(module._forward_hooks) for module in backbone.modules()) == 1
+
+
+def test_pretrained_and_frozen_stages_are_the_backbones_own(tmp_path):
+    source = randomize(ResNet(18))
+    weights = {  # in torchvision's naming, which MMAction2's ResNet takes
+        name.replace('.conv.weight', '.weight')
+        .replace('downsample.weight', 'downsample.0.weight')
+        .replace('downsample.bn', 'downsample.1'): value
+        for name, value in source.state_dict().items()
+    }
+    weights = {
+        (name.replace('conv', 'bn').replace('.bn.', '.') if '.bn.' in name else name): value
+        for name, value in weights.items()
+    }
+    torch.save(weights, tmp_path / 'resnet.pth')
+    cfg = RESNET | dict(pretrained=str(tmp_path / 'resnet.pth'), frozen_stages=1)
+    net = MODELS.build(dict(type='SIFAPlugin', backbone=cfg, after=['layer1.1', 'layer3.*']))
+    net.init_weights()
+    net.train()
+    torch.testing.assert_close(net.backbone.state_dict(), source.state_dict())
+    assert not any(p.requires_grad for p in net.backbone.layer1.parameters())
+    assert not net.backbone.layer1[0].conv1.bn.training
+    assert net.backbone.layer2[0].conv1.bn.training
+    assert all(p.requires_grad for p in net.temporal.parameters())
+
+
+def test_imported_backbones_keep_their_pretrained_weights(tmp_path):
+    from transformers import ConvNextBackbone, ConvNextConfig
+
+    arguments = {key: value for key, value in CONVNEXT['config'].items() if key != 'type'}
+    source = randomize(ConvNextBackbone(ConvNextConfig(**arguments)))
+    source.save_pretrained(tmp_path)
+    cfg = dict(
+        type='transformers.ConvNextBackbone.from_pretrained',
+        pretrained_model_name_or_path=str(tmp_path),
+    )
+    net = MODELS.build(dict(type='SIFAPlugin', backbone=cfg, after=['encoder.stages.2.layers.1']))
+    recognizer = MODELS.build(dict(type='Recognizer3D', backbone=dict(type='C3D', dropout_ratio=0)))
+    recognizer.backbone = net
+    recognizer.init_weights()
+    torch.testing.assert_close(net.backbone.state_dict(), source.state_dict())
+
+
+def test_own_weights_load_by_init_cfg(tmp_path):
+    source = randomize(SIFAPlugin(RESNET, ['layer3.*']))
+    torch.save({'state_dict': source.state_dict()}, tmp_path / 'own.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'own.pth'))
+    net = SIFAPlugin(RESNET, ['layer3.*'], init_cfg=init_cfg)
+    net.init_weights()
+    torch.testing.assert_close(net.state_dict(), source.state_dict())
+
+
+def test_a_copy_is_independent():
+    """As an average of weights needs."""
+    net = randomize(SIFAPlugin(Frames(), ['middle']))
+    clips = torch.randn(1, 3, 3, 20, 28)
+    other = copy.deepcopy(net)
+    expected = net(clips)
+    torch.testing.assert_close(other(clips), expected)
+    randomize(net)
+    net(clips[:, :, :2])
+    torch.testing.assert_close(other(clips), expected)
+
+
+def test_with_cp_has_the_same_gradients():
+    clips, gradients = torch.rand(1, 3, 2, 32, 32), []
+    cfg = RESNET | dict(depth=50, num_stages=2, out_indices=(1,), norm_eval=True)
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        net = SIFAPlugin(
+            RESNET | dict(depth=50, with_cp=with_cp, norm_eval=True), ['layer2.0.conv1']
+        )
+        randomize(net).train()
+        net(clips).sum().backward()
+        gradients.append({name: p.grad for name, p in net.named_parameters()})
+        assert all(g is not None for g in gradients[-1].values())
+    torch.testing.assert_close(*gradients)
+
+
+def test_compiles_into_one_graph():
+    net = randomize(SIFAPlugin(Frames('NHWC'), ['middle'])).eval()
+    clips = torch.rand(1, 3, 3, 20, 28)
+    with torch.no_grad():
+        compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
+        torch.testing.assert_close(compiled(clips), net(clips))
