@@ -300,12 +300,11 @@ def test_a_copy_is_independent():
 
 def test_with_cp_has_the_same_gradients():
     clips, gradients = torch.rand(1, 3, 2, 32, 32), []
-    cfg = RESNET | dict(depth=50, num_stages=2, out_indices=(1,), norm_eval=True)
+    stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
+    cfg = RESNET | stages | dict(depth=50, norm_eval=True)
     for with_cp in (False, True):
         torch.manual_seed(0)
-        net = SIFAPlugin(
-            RESNET | dict(depth=50, with_cp=with_cp, norm_eval=True), ['layer2.0.conv1']
-        )
+        net = SIFAPlugin(cfg | dict(with_cp=with_cp), ['layer2.0.conv1'])
         randomize(net).train()
         net(clips).sum().backward()
         gradients.append({name: p.grad for name, p in net.named_parameters()})

@@ -18,7 +18,7 @@ from mmsifa.models.weights import check_some_weight_fits, load_2d_weights
 
 
 class FrameBottleneck(Bottleneck):
-    """MMAction2's bottleneck on the frames of clips, (N, T, C, H, W) in and out.
+    """MMAction2's bottleneck on the frames of clips, (N, C, T, H, W) in and out.
 
     Subclasses add what the frames of a clip have to do with each other, at one of two places.
     """
@@ -49,6 +49,7 @@ class FrameBottleneck(Bottleneck):
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)  # frame by frame, without a copy where channels are last in memory
         clips = x.shape[:2]
         frames = x.flatten(0, 1)
         out = self.conv2(self.conv1(frames)).unflatten(0, clips)
@@ -58,7 +59,7 @@ class FrameBottleneck(Bottleneck):
         out = out + identity
         if context is not None:
             out = out + context
-        return self.relu(out)
+        return self.relu(out).transpose(1, 2)
 
 
 class SIFABottleneck(FrameBottleneck):
@@ -309,18 +310,18 @@ class SIFANet(BaseModule):
         Raises:
             ValueError: If ``x`` has another number of dimensions, channels or frames.
         """
-        x = self.maxpool(self.conv1(self._stack_tubelets(x))).unflatten(
-            0, (x.shape[0], x.shape[2] // self.tubelet_size)
-        )
+        clips = x.shape[0], x.shape[2] // self.tubelet_size
+        frames = self.maxpool(self.conv1(self._stack_tubelets(x)))
+        x = frames.unflatten(0, clips).transpose(1, 2)
         outs = []
         for i, stage in enumerate(self.stages):
             before, x = x, getattr(self, stage)(x)
             if i in self.out_indices:
-                outs.append(x.transpose(1, 2))
+                outs.append(x)
         if self.dual_path:
             # An odd last frame is kept, so that a clip of one tubelet has a dual path too.
-            slow = F.max_pool3d(before.transpose(1, 2), (2, 1, 1), ceil_mode=True)
-            outs.append(self.layer4_dual(slow.transpose(1, 2)).transpose(1, 2))
+            slow = F.max_pool3d(before, (2, 1, 1), ceil_mode=True)
+            outs.append(self.layer4_dual(slow))
         return outs[0] if len(outs) == 1 else tuple(outs)
 
     def _stack_tubelets(self, x: Tensor) -> Tensor:

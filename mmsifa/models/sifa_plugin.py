@@ -216,7 +216,7 @@ def _build(cfg: Mapping) -> Any:
     args = {
         key: _build(value) if isinstance(value, Mapping) and 'type' in value else value
         for key, value in cfg.items()
-        if key != 'type'
+        if key not in ('type', '_scope_')  # the latter from a config of another library
     }
     return called(**args)
 
