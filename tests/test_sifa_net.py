@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmaction.models.backbones import ResNet
 from mmaction.registry import MODELS, OPTIM_WRAPPERS
 from mmaction.structures import ActionDataSample
+from mmaction.utils import GradCAM
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsifa.models import SIFA, SIFAHead, SIFANet
@@ -538,3 +539,31 @@ def test_four_accumulated_batches_add_up():
         wrapper.backward(wrapper.scale_loss(losses))
         gradients.append(model.cls_head.fc_cls.weight.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_grad_cam_of_a_stage_is_that_of_its_features():
+    """MMAction2's Grad-CAM takes modules to return (N, C, T, H, W)."""
+    backbone = dict(type='SIFANet', dual_path=False, **SMALL)
+    head = dict(type='I3DHead', num_classes=3, in_channels=256, average_clips='prob', init_std=1)
+    scale = dict(mean=[127.5] * 3, std=[64.0] * 3, format_shape='NCTHW')
+    cfg = dict(type='Recognizer3D', backbone=backbone, cls_head=head)
+    cfg['data_preprocessor'] = dict(type='ActionDataPreprocessor', **scale)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    model.backbone.load_state_dict(small_net(dual_path=False).state_dict())
+    model.eval()
+    clip = torch.randint(0, 256, (1, 3, 12, 64, 80), dtype=torch.uint8)
+    data = dict(inputs=[clip], data_samples=[ActionDataSample().set_gt_label(1)])
+    cam, _ = GradCAM(model, 'backbone/layer2')._calculate_localization_map(data, use_labels=False)
+
+    net = model.backbone
+    features = []
+    net.layer2.register_forward_hook(lambda module, args, out: features.append(out))
+    out = net((clip.float() - 127.5) / 64)
+    score = model.cls_head(out).max()
+    (gradient,) = torch.autograd.grad(score, features[0])
+    assert gradient.shape == (1, 64, 3, 8, 10)
+    heat = (gradient.mean(dim=(3, 4), keepdim=True) * features[0]).sum(dim=1, keepdim=True).relu()
+    heat = torch.nn.functional.interpolate(heat, (12, 64, 80), mode='trilinear')[0]
+    expected = (heat - heat.min()) / (heat.max() - heat.min())
+    torch.testing.assert_close(cam, expected.detach(), rtol=1e-3, atol=1e-3)

@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     for page in args.pages:
         before = page.read_text()
         blocks = list(BLOCK.finditer(before))
+        if not blocks:
+            sys.exit(f'{page} has no commands with an output comment')
         outputs = [run(block) for block in track(blocks, description=page.name)]
         if args.check:
             for block, output in zip(blocks, outputs, strict=True):
