@@ -47,11 +47,12 @@ def main() -> None:
         save(converted, args.out)
     except (OSError, RuntimeError) as error:  # torch.save raises either
         parser.error(f'cannot write {args.out}: {error}')
+    configs = fitting_configs(converted)
     print(f'network: {converted.network}')
     print(f'classes: {converted.model["cls_head"]["num_classes"]}')
     print(f'weights: {converted.num_weights}')
     print(f'not used: {", ".join(converted.unused) or "none"}')
-    print(f'config: {fitting_configs(converted)}')
+    print(f'config: {configs}')
 
 
 def save(converted: Conversion, out: Path) -> None:
