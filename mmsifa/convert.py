@@ -47,8 +47,8 @@ def convert_released_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     The recognizer is ``SIFANet`` with ``SIFAHead`` for the released SIFA-ResNets, and
     ``SIFATransformer`` with ``deformable=False``, ``patch_norm=False`` and MMAction2's ``I3DHead``
     for the released SIFA-Swins, which were made for frames of 224 x 224 pixels. Depth, widths and
-    classes follow from names and shapes; :func:`convert` returns them, too. Tensors that are not
-    used are logged.
+    classes follow from names and shapes. Tensors that are not used are logged;
+    :func:`convert_release` returns their names and the recognizer's config, too.
 
     Args:
         state_dict: The released network's state dict, or a checkpoint that holds it as
@@ -69,7 +69,7 @@ def convert_released_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         Traceback (most recent call last):
         ValueError: expected weights of the released SIFA-Net, such as 'conv1.weight', or ...
     """
-    converted = convert(state_dict)
+    converted = convert_release(state_dict)
     print_log(
         f'converted {converted.num_weights} weights of a {converted.network}; '
         f'not used: {converted.unused}',
@@ -78,7 +78,7 @@ def convert_released_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     return converted.state_dict
 
 
-def convert(state_dict: Mapping) -> Conversion:
+def convert_release(state_dict: Mapping) -> Conversion:
     """Do what :func:`convert_released_state_dict` does, and tell what was found.
 
     Args:

@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
 
-from mmsifa.convert import convert, convert_released_state_dict
+from mmsifa.convert import convert_release, convert_released_state_dict
 
 BLOCKS, WIDTH = (1, 2, 3, 2), 8
 DEPTHS, DIM, HEADS = (2, 2, 3, 2), 8, (1, 2, 2, 4)
@@ -287,7 +287,7 @@ def test_sifa_net_gives_the_releases_numbers_on_both_paths():
     weights = released_sifa_net()
     clip = torch.randn(2, 3, 16, 64, 48, dtype=torch.double)
     expected = released_sifa_net_logits(weights, clip)
-    model = recognizer(convert(weights))
+    model = recognizer(convert_release(weights))
     logits = model.cls_head(model.backbone(clip))
     for ours, theirs in zip(logits, expected, strict=True):
         assert 0.1 < theirs.std() < 1000
@@ -300,7 +300,7 @@ def test_swin_gives_the_releases_numbers():
     clip = torch.randn(2, 3, 12, 224, 224, dtype=torch.double)
     expected = released_swin_logits(weights, clip)
     assert 0.1 < expected.std() < 1000
-    model = recognizer(convert(weights))
+    model = recognizer(convert_release(weights))
     torch.testing.assert_close(model.cls_head(model.backbone(clip)), expected)
 
 
@@ -347,7 +347,7 @@ def test_sifa_nets_batch_counts_are_carried_over_or_start_at_zero():
 
 
 def test_what_is_not_used_is_listed(monkeypatch):
-    converted = convert(released_sifa_net())
+    converted = convert_release(released_sifa_net())
     assert converted.unused == [
         f'{stage}.1.def_cor.weight' for stage in ('layer2', 'layer3', 'layer4', 'layer4_dual')
     ]
@@ -360,7 +360,7 @@ def test_what_is_not_used_is_listed(monkeypatch):
             parts = ['attn.relative_position_index', 'attn_mask', 'def_cor.weight']
             parts += ['tda_norm.weight', 'tda_norm.bias'] if shifted else ['conv.weight']
             unused |= {f'layers.{s}.blocks.{j}.{part}' for part in parts}
-    converted = convert(swin)
+    converted = convert_release(swin)
     assert set(converted.unused) == unused
     lines = []
     monkeypatch.setattr('mmsifa.convert.print_log', lambda line, logger: lines.append(line))
@@ -395,7 +395,7 @@ def test_what_is_not_used_is_listed(monkeypatch):
 def test_depth_widths_and_classes_follow_from_names_and_shapes(
     make, options, backbone, in_channels
 ):
-    converted = convert(make(classes=9, **options))
+    converted = convert_release(make(classes=9, **options))
     model = dict(converted.model['backbone'])
     assert model.pop('type') == ('SIFANet' if make is released_sifa_net else 'SIFATransformer')
     assert model == backbone
@@ -506,7 +506,7 @@ def tool(root):
     ids=['r50-k400', 'r50-7-classes', 'r101', 'swin-s', 'small'],
 )
 def test_the_config_that_fits_is_named(tool, weights, configs):
-    converted = convert(weights)
+    converted = convert_release(weights)
     found = tool.fitting_configs(converted)
     assert configs in found
     for line in found.split(' or '):
@@ -576,11 +576,12 @@ def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, cap
     path, _ = small_release
     before = path.read_bytes()
     other, unsafe = tmp_path / 'other.pth', tmp_path / 'unsafe.pth'
-    text, short = tmp_path / 'text.pth', tmp_path / 'short.pth'
+    text, short, empty = (tmp_path / f'{name}.pth' for name in ('text', 'short', 'empty'))
     torch.save({'fc.weight': torch.zeros(1)}, other)
     torch.save({'path': tmp_path}, unsafe)
     text.write_text('no checkpoint')
     short.write_bytes(before[:5000])
+    empty.touch()
     link = tmp_path / 'link.pth'
     link.symlink_to(path)
     for arguments, message in (
@@ -593,6 +594,7 @@ def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, cap
         ((unsafe, tmp_path / 'out.pth'), 'refused to load'),
         ((text, tmp_path / 'out.pth'), f'cannot read {text}: '),
         ((short, tmp_path / 'out.pth'), f'cannot read {short}: '),
+        ((empty, tmp_path / 'out.pth'), f'cannot read {empty}: it ends too early'),
     ):
         monkeypatch.setattr('sys.argv', [TOOL, *map(str, arguments)])
         with pytest.raises(SystemExit, match=r'^2$'):

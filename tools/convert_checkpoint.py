@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
 import mmsifa
-from mmsifa.convert import Conversion, convert
+from mmsifa.convert import Conversion, convert_release
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 NOT_LOADED = (pickle.UnpicklingError, RuntimeError, EOFError, OSError)
@@ -38,9 +38,9 @@ def main() -> None:
     try:
         released = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
     except NOT_LOADED as error:
-        parser.error(f'cannot read {args.checkpoint}: {error}')
+        parser.error(f'cannot read {args.checkpoint}: {str(error) or "it ends too early"}')
     try:
-        converted = convert(released)
+        converted = convert_release(released)
     except ValueError as error:
         parser.error(f'cannot convert {args.checkpoint}: {error}')
     try:
