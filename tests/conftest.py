@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -47,6 +48,22 @@ def run():
         return done
 
     return run
+
+
+@pytest.fixture(scope='session')
+def import_or_skip():
+    """Import a package that is not among ours; skip the test, and say why, where that fails.
+
+    torchvision's wheels, and what is built on them, do not import beside a CPU-only torch.
+    """
+
+    def import_or_skip(name):
+        try:
+            return importlib.import_module(name)
+        except (ImportError, RuntimeError) as error:
+            pytest.skip(f'{name} does not import here: {error}')
+
+    return import_or_skip
 
 
 @pytest.fixture(scope='session')

@@ -346,6 +346,21 @@ def test_2d_weights_fill_the_stem_and_both_fourth_stages(weights_file):
     assert not net.layer3[5].sifa.conv_offset.weight.any()
 
 
+def test_2d_weights_load_under_mmpretrains_names_as_under_torchvisions(weights_file, tmp_path):
+    named = {
+        ('head.' if name.startswith('fc') else 'backbone.') + name: weight
+        for name, weight in torch.load(weights_file).items()
+    }
+    torch.save({'state_dict': named, 'meta': {}}, tmp_path / 'mmpretrain.pth')
+    nets = [SIFANet(pretrained=str(p)) for p in (weights_file, tmp_path / 'mmpretrain.pth')]
+    for net in nets:
+        net.init_weights()
+    state = nets[1].state_dict()
+    for name, tensor in nets[0].state_dict().items():
+        if '.fc1.' not in name:  # which starts at random
+            assert torch.equal(state[name], tensor), name
+
+
 def test_wrong_2d_weights_are_named(tmp_path, weights_file):
     weights = torch.load(weights_file)
     del weights['layer3.0.bn1.bias']

@@ -123,9 +123,10 @@ class SIFANet(BaseModule):
 
     Args:
         depth: 50 or 101. Defaults to 50.
-        pretrained: Weights of a 2D ResNet of the same depth in torchvision's naming, as a path, a
-            URL or ``'torchvision://resnet50'``. The stem's middle frame gets the 2D kernel and both
-            fourth stages get the same weights. Defaults to None: train from scratch.
+        pretrained: Weights of a 2D ResNet of the same depth, of torchvision, timm or mmpretrain, as
+            a path, a URL or ``'torchvision://resnet50'``. The stem's middle frame gets the 2D
+            kernel and both fourth stages get the same weights. Defaults to None: train from
+            scratch.
         in_channels: Channels of a frame. Defaults to 3.
         num_stages: Number of stages, 1 to 4. Defaults to 4.
         stage_blocks: Bottlenecks of each stage, in place of those of ``depth``. Defaults to None.

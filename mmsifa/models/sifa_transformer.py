@@ -130,8 +130,9 @@ class SIFATransformer(SwinTransformer3D):
         arch: ``'tiny'``, ``'small'``, ``'base'`` or ``'large'`` (or their first letters), or a dict
             with ``embed_dims``, ``depths`` and ``num_heads``.
         pretrained: A checkpoint's path or URL. Defaults to None: train from scratch.
-        pretrained2d: Whether ``pretrained`` holds a 2D Swin in its official naming; if False it
-            holds weights of this backbone. Defaults to True.
+        pretrained2d: Whether ``pretrained`` holds a 2D Swin, with its official names or those of
+            torchvision, timm (0.9 or later) or mmpretrain; if False it holds weights of this
+            backbone. Defaults to True.
         patch_size: Frames, height and width of a tubelet. Defaults to ``(4, 4, 4)``.
         window_size: Frames, height and width of the attention window. Defaults to ``(1, 7, 7)``.
         img_size: Side of the training frames in pixels. Stages whose map it makes no larger than

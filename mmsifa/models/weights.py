@@ -1,6 +1,6 @@
 """Weights from files, with an error instead of silence where they do not fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -8,6 +8,8 @@ from mmcv.cnn import ConvModule
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+
+from mmsifa.models.naming import to_official_swin, to_torchvision_resnet, torchvision_name
 
 if TYPE_CHECKING:
     from mmsifa.models.sifa_net import SIFANet
@@ -37,7 +39,7 @@ def check_some_weight_fits(net: nn.Module, path: str, prefix: str = '') -> None:
 
 
 def load_2d_weights(net: 'SIFANet', path: str) -> None:
-    """Load a 2D ResNet's weights in torchvision's naming into a SIFA-Net.
+    """Load the weights of a 2D ResNet of torchvision, timm or mmpretrain into a SIFA-Net.
 
     The stem's middle frame (2 of 4) gets the 2D kernel and the others zeros; both fourth stages
     get the same weights.
@@ -49,11 +51,11 @@ def load_2d_weights(net: 'SIFANet', path: str) -> None:
     Raises:
         ValueError: If the file lacks a weight or has one of another shape.
     """
-    weights = _load_state_dict(path)
+    weights = to_torchvision_resnet(_load_state_dict(path))
     wrong: list[str] = []
     loaded: set[str] = set()
     for name, target in _conv_and_norm_tensors(net):
-        source = _torchvision_name(name)
+        source = torchvision_name(name.replace('_dual', ''))
         if source not in weights:
             if not source.endswith('num_batches_tracked'):
                 wrong.append(f'{source} is missing')
@@ -75,10 +77,11 @@ def load_2d_weights(net: 'SIFANet', path: str) -> None:
 
 
 def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
-    """Load a 2D Swin's weights in the official naming into a SIFA-Transformer.
+    """Load the weights of a 2D Swin into a SIFA-Transformer.
 
-    The embedding's kernel is spread evenly over a tubelet's frames. Position tables of another
-    window are resized, and repeated over the window's frames. The parts between frames stay.
+    They have the official names or those of torchvision, timm or mmpretrain. The embedding's
+    kernel is spread evenly over a tubelet's frames. Position tables of another window are resized,
+    and repeated over the window's frames. The parts between frames stay.
 
     Args:
         net: The backbone.
@@ -87,7 +90,7 @@ def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
     Raises:
         ValueError: If the file lacks a weight or has one of another shape.
     """
-    weights = _load_state_dict(path)
+    weights, naming = to_official_swin(_load_state_dict(path))
     wrong: list[str] = []
     loaded: set[str] = set()
     for name, target in net.state_dict().items():
@@ -113,7 +116,9 @@ def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
                 f'{tuple(target.shape)}'
             )
     blocks = '-'.join(map(str, net.depths))
-    kind = f'2D Swin with {blocks} blocks and {net.embed_dims} channels in the official naming'
+    kind = f'2D Swin with {blocks} blocks and {net.embed_dims} channels in {naming} naming'
+    if naming != 'the official':
+        kind += ' (here in the official one)'
     _report(path, kind, wrong, loaded, weights.keys() - loaded)
 
 
@@ -129,18 +134,31 @@ def _resize_position_table(table: Tensor, window_size: tuple[int, int, int]) -> 
 
 def _report(path: str, kind: str, wrong: list[str], loaded: set[str], unused: set[str]) -> None:
     if wrong:
-        more = f' and {len(wrong) - 10} more' if len(wrong) > 10 else ''
-        raise ValueError(
-            f'{path} does not hold the weights of a {kind}: {"; ".join(wrong[:10])}{more}'
-        )
+        raise ValueError(f'{path} does not hold the weights of a {kind}: {first_ten(wrong)}')
     print_log(
         f'loaded {len(loaded)} 2D weights from {path}; not used: {sorted(unused)}', logger='current'
     )
 
 
-def _load_state_dict(path: str) -> dict[str, Tensor]:
-    weights = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    return weights.get('state_dict', weights.get('model', weights))
+def first_ten(wrong: Sequence[str]) -> str:
+    """Join what is wrong into one line; count what comes after the first ten."""
+    more = f' and {len(wrong) - 10} more' if len(wrong) > 10 else ''
+    return '; '.join(wrong[:10]) + more
+
+
+def state_dict_in(checkpoint: Mapping) -> Mapping[str, Tensor]:
+    """Return the weights in a checkpoint: its state_dict, its model, or itself.
+
+    Raises:
+        ValueError: If that is no dict.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f'expected a dict of weights, got {type(checkpoint).__name__}')
+    return checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+
+
+def _load_state_dict(path: str) -> Mapping[str, Tensor]:
+    return state_dict_in(CheckpointLoader.load_checkpoint(path, map_location='cpu'))
 
 
 def _inflate_stem(weight: Tensor, tubelet_size: int) -> Tensor:
@@ -156,19 +174,3 @@ def _conv_and_norm_tensors(net: 'SIFANet') -> Iterator[tuple[str, Tensor]]:
             for role, part in (('conv', module.conv), ('bn', module.norm)):
                 for key, tensor in part.state_dict().items():
                     yield f'{name}.{role}.{key}', tensor
-
-
-def _torchvision_name(name: str) -> str:
-    """Translate the name of a convolution's or its normalization's tensor.
-
-    >>> _torchvision_name('layer4_dual.0.conv2.bn.weight')
-    'layer4.0.bn2.weight'
-    >>> _torchvision_name('layer2.0.downsample.conv.weight')
-    'layer2.0.downsample.0.weight'
-    """
-    name = name.replace('_dual', '')
-    if 'downsample' in name:
-        return name.replace('.conv.', '.0.').replace('.bn.', '.1.')
-    if '.bn.' in name:
-        return name.replace('conv', 'bn').replace('.bn.', '.')
-    return name.replace('.conv.', '.')

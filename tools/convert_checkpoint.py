@@ -1,0 +1,102 @@
+"""Turn a checkpoint of the paper's released code into one of our recognizers."""
+
+import argparse
+import os
+import pickle
+import tempfile
+import time
+from pathlib import Path
+
+import mmengine
+import torch
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+
+import mmsifa
+from mmsifa.convert import Conversion, convert_release
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+NOT_LOADED = (pickle.UnpicklingError, RuntimeError, EOFError, OSError)
+
+
+def main() -> None:
+    """Convert the checkpoint that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('checkpoint', metavar='IN', type=Path, help='checkpoint to convert')
+    parser.add_argument('out', metavar='OUT', type=Path, help='file to write')
+    args = parser.parse_args()
+    if not args.checkpoint.is_file():
+        parser.error(f'no such file: {args.checkpoint}')
+    if args.out.exists() and args.out.samefile(args.checkpoint):
+        parser.error(f'OUT is IN, {args.checkpoint}, which is not overwritten: name another file')
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        parser.error(f'cannot write {args.out}: expected a file in a folder that exists')
+
+    init_default_scope('mmaction')
+    try:
+        released = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
+    except NOT_LOADED as error:
+        parser.error(f'cannot read {args.checkpoint}: {str(error) or "it ends too early"}')
+    try:
+        converted = convert_release(released)
+    except ValueError as error:
+        parser.error(f'cannot convert {args.checkpoint}: {error}')
+    try:
+        save(converted, args.out)
+    except (OSError, RuntimeError) as error:  # torch.save raises either
+        parser.error(f'cannot write {args.out}: {error}')
+    configs = fitting_configs(converted)
+    print(f'network: {converted.network}')
+    print(f'classes: {converted.model["cls_head"]["num_classes"]}')
+    print(f'weights: {converted.num_weights}')
+    print(f'not used: {", ".join(converted.unused) or "none"}')
+    print(f'config: {configs}')
+
+
+def save(converted: Conversion, out: Path) -> None:
+    """Write a checkpoint as MMEngine does; no half of it is ever to be seen."""
+    meta = dict(
+        cfg=Config(dict(model=converted.model)).pretty_text,
+        time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
+        mmengine_version=mmengine.__version__,
+        mmsifa_version=mmsifa.__version__,
+    )
+    with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
+        torch.save(dict(meta=meta, state_dict=converted.state_dict), Path(scratch, out.name))
+        os.replace(Path(scratch, out.name), out)
+
+
+def fitting_configs(converted: Conversion) -> str:
+    """Name our configs that the weights fit, with options where needed; best those without."""
+    head, backbone = converted.model['cls_head'], converted.model['backbone']
+    released = {k: backbone[k] for k in ('deformable', 'patch_norm') if k in backbone}
+    fits: dict[bool, list[str]] = {True: [], False: []}
+    for path in sorted(CONFIGS.glob('*.py')):
+        model = Config.fromfile(path).model
+        if model.backbone.type != backbone['type']:
+            continue
+        options = {f'model.backbone.{name}': value for name, value in released.items()}
+        same_classes = model.cls_head.num_classes == head['num_classes']
+        if not same_classes:
+            options['model.cls_head.num_classes'] = head['num_classes']
+        cfg = Config(dict(model=model))
+        cfg.merge_from_dict(options)
+        with torch.device('meta'):
+            own = MODELS.build(cfg.model).state_dict()
+        if shapes(own) == shapes(converted.state_dict):
+            line = ' '.join(f'{name}={value}' for name, value in options.items())
+            line = f'--cfg-options {line}' if options else ''
+            fits[same_classes].append(f'configs/{path.name} {line}'.strip())
+    none = f'none of ours; its model is {converted.model}'
+    return ' or '.join(fits[True] or fits[False]) or none
+
+
+def shapes(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    """Return the tensors' shapes by name."""
+    return {name: tensor.shape for name, tensor in state_dict.items()}
+
+
+if __name__ == '__main__':
+    main()
