@@ -318,3 +318,30 @@ def test_compiles_into_one_graph():
     with torch.no_grad():
         compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
         torch.testing.assert_close(compiled(clips), net(clips))
+
+
+@pytest.mark.parametrize(
+    ('package', 'cfg', 'after', 'options'),
+    [
+        ('timm', dict(model_name='convnext_atto'), 'stages.2.blocks.*', {}),
+        ('timm', dict(model_name='swin_tiny_patch4_window7_224'), 'layers.2.blocks.*', {}),
+        ('timm', dict(model_name='vit_tiny_patch16_224'), 'blocks.3', dict(num_prefix_tokens=1)),
+        ('mmpretrain', dict(arch='atto', gap_before_final_norm=False), 'stages.2.*', {}),
+    ],
+    ids=['timm-maps', 'timm-channels-last', 'timm-tokens', 'mmpretrain'],
+)
+@torch.no_grad()
+def test_backbones_of_timm_and_mmpretrain(import_or_skip, package, cfg, after, options):
+    import_or_skip(package)
+    kinds = {
+        'timm': dict(type='timm.create_model', num_classes=0, global_pool=''),
+        'mmpretrain': dict(type='mmpretrain.ConvNeXt'),
+    }
+    net = SIFAPlugin(kinds[package] | cfg, [after], img_size=224, **options).eval()
+    clips = torch.rand(1, 3, 2, 224, 224)
+    fresh = net(clips)
+    assert fresh.dim() == 5
+    one_by_one = [net(clips[:, :, t : t + 1]) for t in (0, 1)]
+    torch.testing.assert_close(fresh, torch.cat(one_by_one, dim=2))
+    randomize(net.temporal)
+    assert not torch.allclose(net(clips), fresh)
