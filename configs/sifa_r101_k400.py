@@ -1,5 +1,3 @@
-_base_ = 'sifa_r50_k400.py'
+_base_ = ['sifa_r50_k400.py', '_base_/models/resnet101.py']
 
-model = dict(
-    backbone=dict(
-        depth=101, pretrained='https://download.pytorch.org/models/resnet101-63fe2227.pth'))
+model = dict(backbone=_base_.resnet101)

@@ -1,6 +1,6 @@
-_base_ = [
-    '_base_/models/sifa_r50.py', '_base_/datasets/kinetics600.py', '_base_/schedules/sgd_64e.py',
-    '_base_/default_runtime.py'
-]
+_base_ = ['sifa_r50_k400.py', '_base_/datasets/kinetics600.py']
 
 model = dict(cls_head=dict(num_classes=600))
+train_dataloader = dict(dataset=_base_.kinetics600.train)
+val_dataloader = dict(dataset=_base_.kinetics600.val)
+test_dataloader = dict(dataset=_base_.kinetics600.val)

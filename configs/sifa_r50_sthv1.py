@@ -1,14 +1,7 @@
-_base_ = [
-    '_base_/models/sifa_r50.py', '_base_/datasets/sthv1.py', '_base_/schedules/sgd_64e.py',
-    '_base_/default_runtime.py'
-]
+_base_ = ['sifa_r50_sthv2.py', '_base_/datasets/sthv1.py']
 
-model = dict(cls_head=dict(num_classes=174, loss_cls=dict(loss_weight=1.0)))
-
-optim_wrapper = dict(optimizer=dict(lr=0.02))
-
-warmup_epochs = 5
-warmup, cosine = _base_.param_scheduler
-warmup.end = cosine.begin = warmup_epochs
-cosine.T_max = _base_.max_epochs - warmup_epochs
-del warmup, cosine
+for split, dataset in _base_.sthv1.items():
+    pipeline = _base_[f'{split}_pipeline']
+    pipeline[:3] = [pipeline[1], dict(type='RawFrameDecode')]
+    _base_[f'{split}_dataloader'].dataset = dict(dataset, pipeline=pipeline)
+del split, dataset, pipeline

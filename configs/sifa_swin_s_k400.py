@@ -1,9 +1,3 @@
-_base_ = 'sifa_swin_b_k400.py'
+_base_ = ['sifa_swin_b_k400.py', '_base_/models/swin_small.py']
 
-model = dict(
-    backbone=dict(
-        arch='small',
-        drop_path_rate=0.3,
-        pretrained='https://download.openmmlab.com/mmaction/v1.0/recognition/swin/'
-        'swin_small_patch4_window7_224.pth'),
-    cls_head=dict(in_channels=768))
+model = _base_.swin_small

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import decord
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 if not torch.cuda.is_available():
@@ -73,3 +76,58 @@ def motion_data(tmp_path_factory, run) -> Path:
     sizes = ['--num-train', 16, '--num-val', 9, '--num-frames', 18]
     run('python', 'tools/make_motion_dataset.py', out, *sizes)
     return out
+
+
+@pytest.fixture(scope='session')
+def kinetics_like(motion_data, tmp_path_factory):
+    """Two classes of the motion clips, as videos and as raw frames, in MMAction2's layouts."""
+    out = tmp_path_factory.mktemp('layouts')
+    videos = sorted((motion_data / 'videos_val').glob('*.mp4'))[:3]
+    (out / 'videos.txt').write_text(''.join(f'{v.name} {i % 2}\n' for i, v in enumerate(videos)))
+    lines = []
+    for i, video in enumerate(videos):
+        folder = out / 'rawframes' / video.stem
+        folder.mkdir(parents=True)
+        frames = decord.VideoReader(str(video))
+        for t in range(len(frames)):
+            bgr = frames[t].asnumpy()[..., ::-1]
+            assert cv2.imwrite(str(folder / f'{t + 1:05}.jpg'), bgr)
+        lines.append(f'{video.stem} {len(frames)} {i % 2}\n')
+    (out / 'rawframes.txt').write_text(''.join(lines))
+    return dict(
+        VideoDataset=(out / 'videos.txt', dict(video=str(motion_data / 'videos_val'))),
+        RawframeDataset=(out / 'rawframes.txt', dict(img=str(out / 'rawframes'))),
+    )
+
+
+@pytest.fixture(scope='session')
+def shrink(kinetics_like):
+    """Point a config to the small data and make its network and frames small."""
+
+    def shrink(cfg: Config) -> Config:
+        sizes = {224: 64, 256: 64}
+        for split in ('train', 'val', 'test'):
+            loader = cfg[f'{split}_dataloader']
+            loader.num_workers, loader.persistent_workers, loader.batch_size = 0, False, 2
+            loader.dataset.ann_file, loader.dataset.data_prefix = kinetics_like[loader.dataset.type]
+            loader.dataset.ann_file = str(loader.dataset.ann_file)
+            for step in loader.dataset.pipeline:
+                if step.type == 'Resize':
+                    step.scale = tuple(sizes.get(side, side) for side in step.scale)
+                if 'crop_size' in step:
+                    step.crop_size = sizes[step.crop_size]
+                if step.get('num_clips', 1) > 2:
+                    step.num_clips = 2
+        backbone = cfg.model.backbone
+        backbone.pretrained = None
+        if backbone.type == 'SIFATransformer':
+            backbone.arch = dict(embed_dims=8, depths=(2, 2, 2, 2), num_heads=(1, 1, 2, 2))
+            cfg.model.cls_head.in_channels = 64
+        else:
+            backbone.update(stage_blocks=(1, 2, 1, 2), base_channels=8)
+            cfg.model.cls_head.in_channels = 256
+        cfg.test_dataloader.batch_size = 1
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        return cfg
+
+    return shrink

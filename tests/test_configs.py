@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import cv2
-import decord
 import pytest
 import torch
 import yaml
-from mmaction.registry import DATASETS, MODELS
+from mmaction.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 ROOT = Path(__file__).parent.parent
 LEAVES = sorted((ROOT / 'configs').glob('*.py'))
@@ -22,60 +21,24 @@ def leaf(request) -> Path:
     return request.param
 
 
-@pytest.fixture(scope='module')
-def kinetics_like(motion_data, tmp_path_factory):
-    """Two classes of the motion clips, as videos and as raw frames, in MMAction2's layouts."""
-    out = tmp_path_factory.mktemp('layouts')
-    videos = sorted((motion_data / 'videos_val').glob('*.mp4'))[:3]
-    (out / 'videos.txt').write_text(''.join(f'{v.name} {i % 2}\n' for i, v in enumerate(videos)))
-    lines = []
-    for i, video in enumerate(videos):
-        folder = out / 'rawframes' / video.stem
-        folder.mkdir(parents=True)
-        frames = decord.VideoReader(str(video))
-        for t in range(len(frames)):
-            bgr = frames[t].asnumpy()[..., ::-1]
-            assert cv2.imwrite(str(folder / f'{t + 1:05}.jpg'), bgr)
-        lines.append(f'{video.stem} {len(frames)} {i % 2}\n')
-    (out / 'rawframes.txt').write_text(''.join(lines))
-    return dict(
-        VideoDataset=(out / 'videos.txt', dict(video=str(motion_data / 'videos_val'))),
-        RawframeDataset=(out / 'rawframes.txt', dict(img=str(out / 'rawframes'))),
-    )
-
-
-def shrink(cfg: Config, data: dict) -> Config:
-    """Point a config to the small data and make its network and frames small."""
-    sizes = {224: 64, 256: 64}
-    for split in SPLITS:
-        loader = cfg[f'{split}_dataloader']
-        loader.num_workers, loader.persistent_workers, loader.batch_size = 0, False, 2
-        loader.dataset.ann_file, loader.dataset.data_prefix = data[loader.dataset.type]
-        loader.dataset.ann_file = str(loader.dataset.ann_file)
-        for step in loader.dataset.pipeline:
-            if step.type == 'Resize':
-                step.scale = tuple(sizes.get(side, side) for side in step.scale)
-            if 'crop_size' in step:
-                step.crop_size = sizes[step.crop_size]
-            if step.get('num_clips', 1) > 2:
-                step.num_clips = 2
-    backbone = cfg.model.backbone
-    backbone.pretrained = None
-    if backbone.type == 'SIFATransformer':
-        backbone.arch = dict(embed_dims=8, depths=(2, 2, 2, 2), num_heads=(1, 1, 2, 2))
-        cfg.model.cls_head.in_channels = 64
-    else:
-        backbone.update(stage_blocks=(1, 2, 1, 2), base_channels=8)
-        cfg.model.cls_head.in_channels = 256
-    cfg.test_dataloader.batch_size = 1
-    cfg.train_cfg.update(max_epochs=1, val_interval=1)
-    return cfg
-
-
 def clip_len(leaf: Path) -> int:
     if 'swin' in leaf.stem:
         return 64
     return 32 if '32f' in leaf.stem else 16
+
+
+def clips_of_a_test(leaf: Path) -> int:
+    """Clips of a video in a test."""
+    if 'swin' in leaf.stem:
+        return 1 if 'sth' in leaf.stem else 4
+    return 2 if 'tiny' in leaf.stem else 20
+
+
+def test_every_network_has_a_config_for_every_data_set():
+    networks = ('r50', 'r101', 'swin_s', 'swin_b', 'swin_l')
+    names = {f'{n}_{data}' for n in networks for data in ('k400', 'k600', 'sthv1', 'sthv2')}
+    names |= {f'{n}_32f_{data}' for n in ('r50', 'r101') for data in ('k400', 'k600')}
+    assert {leaf.stem for leaf in LEAVES} == {f'sifa_{name}' for name in (*names, 'tiny_motion')}
 
 
 def test_is_short(leaf):
@@ -101,8 +64,17 @@ def test_has_what_mmaction2s_tools_need(leaf):
     # for one device
     devices = 1 if 'tiny' in leaf.stem else 8 if 'swin' in leaf.stem else 4
     assert cfg.auto_scale_lr.base_batch_size == devices * cfg.train_dataloader.batch_size
+
+
+def test_accumulated_batches_have_the_released_weight(leaf):
+    cfg = Config.fromfile(leaf)
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
-    assert cfg.model.cls_head.get('loss_cls', {}).get('loss_weight', 1) in (1, accumulated)
+    weight = cfg.model.cls_head.get('loss_cls', {}).get('loss_weight', 1)
+    if 'swin' in leaf.stem or 'tiny' in leaf.stem:
+        assert (accumulated, weight) == (1, 1)
+    else:  # the gradient of an update is this weight times that of the mean of a GPU's 96 clips
+        assert accumulated * cfg.train_dataloader.batch_size == 96
+        assert weight == (1 if 'sth' in leaf.stem else 4)
 
 
 def test_full_size_model_builds_and_takes_a_clip(leaf):
@@ -123,17 +95,39 @@ def test_pipelines_make_clips_of_the_full_size(leaf, kinetics_like):
         dataset_cfg = cfg[f'{split}_dataloader'].dataset
         dataset_cfg.ann_file, dataset_cfg.data_prefix = kinetics_like[dataset_cfg.type]
         dataset_cfg.ann_file = str(dataset_cfg.ann_file)
+        clips = clips_of_a_test(leaf) if split == 'test' else 1
         for step in dataset_cfg.pipeline:
-            if step.get('num_clips', 1) > 2:
-                step.num_clips = 2
+            if 'clip_len' in step:
+                assert step.get('num_clips', 1) == clips
+                if clips > 2:
+                    clips = step.num_clips = 2
         item = DATASETS.build(dataset_cfg)[1]
         small = 'tiny' in leaf.stem
-        views = {'train': 1, 'val': 1, 'test': 2 if small else 6}[split]
+        views = clips if small or split != 'test' else 3 * clips
         side = 64 if small else 256 if split == 'test' and 'swin' not in leaf.stem else 224
         assert tuple(item['inputs'].shape) == (views, 3, clip_len(leaf), side, side)
         assert item['inputs'].dtype == torch.uint8
         if split != 'train':  # a flip may change the class
             assert item['data_samples'].gt_label == 1
+
+
+def test_something_something_is_never_flipped(leaf):
+    flips = 'Flip' in [step.type for step in Config.fromfile(leaf).train_pipeline]
+    assert flips == ('sth' not in leaf.stem)
+
+
+@pytest.mark.parametrize('frames', [18, 200])  # fewer and more than a clip has
+@pytest.mark.parametrize('data', ['sthv1', 'sthv2'])
+def test_swin_sees_the_whole_something_something_video_once(data, frames):
+    cfg = Config.fromfile(ROOT / f'configs/sifa_swin_b_{data}.py')
+    for split in SPLITS:
+        (sample,) = (step for step in cfg[f'{split}_pipeline'] if 'clip_len' in step)
+        video = dict(total_frames=frames, start_index=1)
+        inds = TRANSFORMS.build(sample)(video)['frame_inds']
+        assert len(inds) == 64
+        assert (inds[1:] >= inds[:-1]).all()  # SampleFrames starts short videos again
+        assert 1 <= inds[0] <= 1 + frames / 64
+        assert frames - frames / 64 - 1 <= inds[-1] <= frames
 
 
 def test_flips_of_motion_clips_rename_the_class(motion_data):
@@ -149,8 +143,8 @@ def test_flips_of_motion_clips_rename_the_class(motion_data):
         assert renamed == there | {b: a for a, b in there.items()}
 
 
-def test_trains_validates_and_tests(leaf, kinetics_like, tmp_path):
-    cfg = shrink(Config.fromfile(leaf), kinetics_like)
+def test_trains_validates_and_tests(leaf, shrink, tmp_path):
+    cfg = shrink(Config.fromfile(leaf))
     cfg.work_dir = str(tmp_path)
     runner = Runner.from_cfg(cfg)
     weight = next(runner.model.backbone.parameters())
@@ -160,12 +154,12 @@ def test_trains_validates_and_tests(leaf, kinetics_like, tmp_path):
     assert 0 <= runner.test()['acc/top1'] <= 1
 
 
-def test_schedule_is_the_released_one(kinetics_like, tmp_path):
+def test_schedule_is_the_released_one(shrink, tmp_path):
     """Linear warm-up from a hundredth of the rate, then a cosine to 1e-6, every iteration."""
     for name, rate, warmup in (('sifa_r50_k400', 0.04, 1), ('sifa_r50_sthv1', 0.02, 5)):
         cfg = Config.fromfile(ROOT / f'configs/{name}.py')
         cfg.work_dir = str(tmp_path)
-        runner = Runner.from_cfg(shrink(cfg, kinetics_like))
+        runner = Runner.from_cfg(shrink(cfg))
         runner.train_loop._max_epochs = 64
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         schedulers = runner.build_param_scheduler(runner.param_schedulers)
@@ -183,18 +177,27 @@ def test_schedule_is_the_released_one(kinetics_like, tmp_path):
         assert schedulers[1].eta_min == 1e-6
 
 
-def test_swin_parameters_are_grouped_as_the_recipe_says():
-    cfg = Config.fromfile(ROOT / 'configs/sifa_swin_s_k400.py')
+@pytest.mark.parametrize('size', ['s', 'b', 'l'])
+def test_swin_parameters_are_grouped_as_the_recipe_says(size):
+    cfg = Config.fromfile(ROOT / f'configs/sifa_swin_{size}_k400.py')
+    for data in ('k600', 'sthv1', 'sthv2'):
+        other = Config.fromfile(ROOT / f'configs/sifa_swin_{size}_{data}.py')
+        assert other.optim_wrapper == cfg.optim_wrapper
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
-    for name, parameter in model.named_parameters():
-        group = groups[id(parameter)]
-        decays = not ('norm' in name or name.endswith('.bias') or 'bias_table' in name)
+    groups = [(id(p), group) for group in optimizer.param_groups for p in group['params']]
+    parameters = dict(model.named_parameters())
+    assert len(groups) == len(dict(groups)) == len(parameters)  # each in one group
+    for name, parameter in parameters.items():
+        group = dict(groups)[id(parameter)]
+        module = model.get_submodule(name.rpartition('.')[0])
+        table = 'relative_position_bias_table' in name
+        decays = not (table or isinstance(module, nn.LayerNorm) or name.endswith('.bias'))
+        assert decays == (parameter.dim() > 1 and not table), name  # matrices and kernels, all
         assert group['weight_decay'] == pytest.approx(0.05 if decays else 0), name
-        trunk = name.startswith('backbone') and '.temporal.' not in name
-        assert group['lr'] == pytest.approx(1e-4 if trunk else 1e-3), name
+        pretrained = name.startswith('backbone.') and '.temporal.' not in name
+        assert group['lr'] == pytest.approx(1e-4 if pretrained else 1e-3), name
 
 
 def test_every_config_is_in_the_model_index():

@@ -67,7 +67,7 @@ def test_mim_lists_the_models(installed, run, tmp_path):
     listing = run(
         'mim', 'search', 'mmsifa', '--field', 'architecture', cwd=tmp_path, env=env
     ).stdout
-    assert 'sifanet-101' in listing
+    assert 'sifa-net r101' in listing
 
 
 def test_wheel_shows_its_configs_to_other_projects(installed, run, project):

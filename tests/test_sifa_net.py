@@ -535,25 +535,27 @@ def test_single_path_works_with_mmaction2s_head():
     assert model.eval().test_step(batch(views=3))[0].pred_score.shape == (5,)
 
 
-def test_four_accumulated_batches_add_up():
-    """The released recipe: loss weight 4 undoes the division by accumulative_counts."""
+@pytest.mark.parametrize(('batch_size', 'counts'), [(4, 1), (2, 2), (1, 4)])
+def test_an_update_has_the_weight_times_the_mean_gradient_of_its_clips(batch_size, counts):
+    """The released recipe: weight 4, with 4 accumulated batches; so it adds them up."""
+    weight = 4.0
     head = dict(type='SIFAHead', num_classes=5, in_channels=256, dropout_ratio=0)
-    gradients = []
-    for weight, counts in ((1.0, 1), (4.0, 4)):
+    clips, gradients = batch(n=4), []
+    for size, n, loss_weight in ((4, 1, 1.0), (batch_size, counts, weight)):
         torch.manual_seed(0)
-        loss = dict(type='CrossEntropyLoss', loss_weight=weight)
+        loss = dict(type='CrossEntropyLoss', loss_weight=loss_weight)
         model = recognizer(dict(SMALL, norm_eval=True), dict(head, loss_cls=loss))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         wrapper = OPTIM_WRAPPERS.build(
-            dict(type='OptimWrapper', optimizer=optimizer, accumulative_counts=counts)
+            dict(type='OptimWrapper', optimizer=optimizer, accumulative_counts=n)
         )
-        wrapper.initialize_count_status(model, 0, 8)
+        wrapper.initialize_count_status(model, 0, n)
         model.train()
-        data = batch()
-        losses = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))[0]
-        wrapper.backward(wrapper.scale_loss(losses))
-        gradients.append(model.cls_head.fc_cls.weight.grad)
-    torch.testing.assert_close(*gradients)
+        before = model.cls_head.fc_cls.weight.detach().clone()
+        for i in range(0, 4, size):
+            model.train_step({key: value[i : i + size] for key, value in clips.items()}, wrapper)
+        gradients.append(before - model.cls_head.fc_cls.weight)
+    torch.testing.assert_close(gradients[1], weight * gradients[0], atol=1e-5, rtol=1e-4)
 
 
 def test_grad_cam_of_a_stage_is_that_of_its_features():

@@ -1,11 +1,5 @@
 _base_ = 'kinetics400.py'
 
-# Written by tools/make_motion_dataset.py
-data_root = 'data/motion/videos_train'
-data_root_val = 'data/motion/videos_val'
-ann_file_train = 'data/motion/train_list_videos.txt'
-ann_file_val = 'data/motion/val_list_videos.txt'
-
 # Flips change the class: 0 left, 1 right, 2 up, 3 down, 6 clockwise, 7 counterclockwise
 train_pipeline = [
     dict(type='DecordInit'),
@@ -29,17 +23,18 @@ test_pipeline = [
     *train_pipeline[-2:]
 ]
 
+# Written by tools/make_motion_dataset.py
+val_dataset = dict(
+    ann_file='data/motion/val_list_videos.txt', data_prefix=dict(video='data/motion/videos_val'))
+
 train_dataloader = dict(
     batch_size=16,
     num_workers=2,
     dataset=dict(
-        ann_file=ann_file_train, data_prefix=dict(video=data_root), pipeline=train_pipeline))
+        ann_file='data/motion/train_list_videos.txt',
+        data_prefix=dict(video='data/motion/videos_train'),
+        pipeline=train_pipeline))
 val_dataloader = dict(
-    batch_size=16,
-    num_workers=2,
-    dataset=dict(
-        ann_file=ann_file_val, data_prefix=dict(video=data_root_val), pipeline=val_pipeline))
-test_dataloader = dict(
-    num_workers=2,
-    dataset=dict(
-        ann_file=ann_file_val, data_prefix=dict(video=data_root_val), pipeline=test_pipeline))
+    batch_size=16, num_workers=2, dataset=dict(val_dataset, pipeline=val_pipeline))
+test_dataloader = dict(num_workers=2, dataset=dict(val_dataset, pipeline=test_pipeline))
+del val_dataset

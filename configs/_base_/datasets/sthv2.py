@@ -1,37 +1,20 @@
-_base_ = 'sthv1.py'
+_base_ = 'kinetics400.py'
 
-# Videos, in MMAction2's layout
-dataset_type = 'VideoDataset'
-data_root = data_root_val = 'data/sthv2/videos'
-ann_file_train = 'data/sthv2/sthv2_train_list_videos.txt'
-ann_file_val = 'data/sthv2/sthv2_val_list_videos.txt'
-
-decode = [dict(type='DecordInit'), dict(type='DecordDecode')]
-train_pipeline = [decode[0], _base_.train_pipeline[0], decode[1], *_base_.train_pipeline[2:]]
-val_pipeline = [decode[0], _base_.val_pipeline[0], decode[1], *_base_.val_pipeline[2:]]
-test_pipeline = [decode[0], _base_.test_pipeline[0], decode[1], *_base_.test_pipeline[2:]]
-del decode
+# No flip: it would change classes such as "pushing something from left to right"
+train_pipeline = [
+    *_base_.train_pipeline[:5],
+    dict(type='ClipRandAugment', num_ops=2, magnitude=27),
+    dict(type='FormatShape', input_format='NCTHW'),
+    dict(type='PackActionInputs')
+]
 
 train_dataloader = dict(
     dataset=dict(
-        _delete_=True,
-        type=dataset_type,
-        ann_file=ann_file_train,
-        data_prefix=dict(video=data_root),
+        ann_file='data/sthv2/sthv2_train_list_videos.txt',
+        data_prefix=dict(video='data/sthv2/videos'),
         pipeline=train_pipeline))
 val_dataloader = dict(
     dataset=dict(
-        _delete_=True,
-        type=dataset_type,
-        ann_file=ann_file_val,
-        data_prefix=dict(video=data_root_val),
-        pipeline=val_pipeline,
-        test_mode=True))
-test_dataloader = dict(
-    dataset=dict(
-        _delete_=True,
-        type=dataset_type,
-        ann_file=ann_file_val,
-        data_prefix=dict(video=data_root_val),
-        pipeline=test_pipeline,
-        test_mode=True))
+        ann_file='data/sthv2/sthv2_val_list_videos.txt',
+        data_prefix=dict(video='data/sthv2/videos')))
+test_dataloader = val_dataloader

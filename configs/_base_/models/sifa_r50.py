@@ -10,7 +10,7 @@ model = dict(
         num_classes=400,
         in_channels=2048,
         dropout_ratio=0.5,
-        # Four accumulated batches add up: the optimizer wrapper divides by accumulative_counts.
+        # Four accumulated batches of 24 clips add up; the optimizer wrapper alone averages them
         loss_cls=dict(type='CrossEntropyLoss', loss_weight=4.0),
         average_clips='prob'),
     data_preprocessor=dict(

@@ -1,0 +1,3 @@
+_base_ = ['sifa_swin_b_sthv1.py', '_base_/models/swin_small.py']
+
+model = _base_.swin_small

@@ -1,0 +1,280 @@
+"""Measure every config's network and write MIM's model index and the README's table of models.
+
+Parameters and multiply-adds are counted, the rest is read from the configs. Run it after a change
+of a config or a network.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from make_motion_dataset import Settings
+from mmaction.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from rich.progress import track
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+COLLECTIONS = {'SIFANet': 'SIFA-Net', 'SIFATransformer': 'SIFA-Transformer'}
+DATASETS = {
+    'kinetics400': 'Kinetics-400',
+    'kinetics600': 'Kinetics-600',
+    'sthv1': 'Something-Something V1',
+    'sthv2': 'Something-Something V2',
+    'motion': 'Motion',
+}
+PAPER = {
+    'URL': 'https://arxiv.org/abs/2206.06931',
+    'Title': 'Stand-Alone Inter-Frame Attention in Video Models',
+}
+# Quoted for the network, not for one of its sizes, and no result of this repository.
+PAPER_TOP_1 = '83.1 Kinetics-400, 57.3 Something-Something V1, 69.8 V2 (quoted, not reproduced)'
+START, END = '<!-- models: written by tools/make_model_index.py -->', '<!-- models: end -->'
+
+
+@dataclass
+class Model:
+    """What a config trains, and what it costs."""
+
+    config: str
+    collection: str
+    network: str
+    dataset: str
+    classes: int
+    frames: int
+    clip: str
+    side: int  # of the training frames, in pixels
+    views: str
+    batch_size: int
+    epochs: int
+    pretrained: str | None
+    parameters: int
+    backbone_parameters: int
+    multiply_adds: int
+
+    @property
+    def name(self) -> str:
+        """The config's file name without its extension."""
+        return Path(self.config).stem
+
+    def order(self) -> tuple:
+        """Sort by network, from small to large, then by clip and data; small frames last."""
+        dataset = list(DATASETS.values()).index(self.dataset)
+        return -self.side, self.collection, self.backbone_parameters, self.frames, dataset
+
+
+def measure(config: Path) -> Model:
+    """Read a config, build its recognizer without memory and count a clip's forward pass.
+
+    Args:
+        config: A config with MMAction2's ``train_pipeline`` and ``test_pipeline``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the folder of the data, ``data/FOLDER/``, has no name in ``DATASETS``.
+    """
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    backbone = cfg.model.backbone
+    folder = Path(cfg.train_dataloader.dataset.ann_file).parts[1]
+    if folder not in DATASETS:
+        raise ValueError(
+            f'{config} trains on data/{folder}: give it a name in DATASETS of {__file__}'
+        )
+    frames, clip = clip_of(cfg.train_pipeline)
+    side = side_of(cfg.train_pipeline)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model).eval()
+    return Model(
+        config=config.relative_to(ROOT).as_posix(),
+        collection=COLLECTIONS[backbone.type],
+        network=f'{COLLECTIONS[backbone.type]} {size_of(backbone)}',
+        dataset=DATASETS[folder],
+        classes=cfg.model.cls_head.num_classes,
+        frames=frames,
+        clip=clip,
+        side=side,
+        views=views_of(cfg.test_pipeline),
+        batch_size=cfg.train_dataloader.batch_size,
+        epochs=cfg.train_cfg.max_epochs,
+        pretrained=backbone.pretrained
+        and ('ImageNet-22K' if '_22k' in backbone.pretrained else 'ImageNet-1K'),
+        parameters=count_parameters(model),
+        backbone_parameters=count_parameters(model.backbone),
+        multiply_adds=count_multiply_adds(model, frames, side),
+    )
+
+
+def size_of(backbone: ConfigDict) -> str:
+    """Name the size of a network."""
+    if 'stage_blocks' in backbone:
+        return 'tiny'
+    return backbone.arch[0].upper() if 'arch' in backbone else f'R{backbone.depth}'
+
+
+def clip_of(pipeline: list[ConfigDict]) -> tuple[int, str]:
+    """Count the frames of a training clip and say how they are taken."""
+    sample = next(step for step in pipeline if 'clip_len' in step)
+    if sample.type == 'UniformSample':
+        return sample.clip_len, f'{sample.clip_len} frames, spread over the video'
+    interval = {1: '', 2: ', every other'}[sample.frame_interval]
+    return sample.clip_len, f'{sample.clip_len} frames{interval}'
+
+
+def side_of(pipeline: list[ConfigDict]) -> int:
+    """Return the side of the training frames; motion clips stay as they were made."""
+    scales = [step.scale for step in pipeline if step.type == 'Resize']
+    return scales[-1][0] if scales else Settings.size
+
+
+def views_of(pipeline: list[ConfigDict]) -> str:
+    """Say how many clips and crops of a video a test averages."""
+    clips = next(step.get('num_clips', 1) for step in pipeline if 'clip_len' in step)
+    crops = ' x 3 crops' if any(step.type == 'ThreeCrop' for step in pipeline) else ''
+    return f'{clips} clip{"s" if clips > 1 else ""}{crops}'
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_multiply_adds(model: nn.Module, frames: int, side: int) -> int:
+    """Count the multiply-adds of one clip's forward pass.
+
+    Those of convolutions, linear layers, attention and inter-frame attention, each once per
+    multiplication; not normalization, activations, pooling and additions.
+
+    Args:
+        model: A 3D recognizer, on any device.
+        frames: Frames of the clip.
+        side: Height and width of the frames.
+
+    Returns:
+        Their number.
+    """
+    device = next(model.parameters()).device
+    clip = torch.empty(1, 1, 3, frames, side, side, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(clip, mode='tensor', stage='head')
+    return counter.get_total_flops() // 2  # a multiplication and an addition
+
+
+def metafile_entries(models: list[Model]) -> dict[str, str]:
+    """Write the parts of the metafile, each model's under its name."""
+    collections: list[dict] = [
+        {'Name': name, 'README': '../README.md', 'Paper': dict(PAPER)}
+        for name in COLLECTIONS.values()
+    ]
+    collections[1]['Metadata'] = {"Paper's Top 1 Accuracy": PAPER_TOP_1}
+    entries = {'Collections': to_yaml({'Collections': collections}) + '\nModels:\n'}
+    for model in models:
+        metadata = {
+            'Architecture': model.network,
+            'Training Data': model.dataset,
+            'Classes': model.classes,
+            'Frames': model.frames,
+            'Resolution': f'{model.side}x{model.side}',
+            'Test Views': model.views,
+            'Batch Size': model.batch_size,
+            'Epochs': model.epochs,
+            'Pretrained': model.pretrained,
+            'Parameters': f'{millions(model.parameters)}M',
+            'FLOPs': f'{billions(model.multiply_adds)}G',
+        }
+        entry = {
+            'Name': model.name,
+            'Config': model.config,
+            'In Collection': model.collection,
+            'Metadata': {key: value for key, value in metadata.items() if value is not None},
+            'Results': [{'Task': 'Action Recognition', 'Dataset': model.dataset, 'Metrics': {}}],
+        }
+        entries[model.name] = to_yaml([entry])
+    return entries
+
+
+def to_yaml(data: list | dict) -> str:
+    """Format data in the order it has."""
+    return yaml.safe_dump(data, sort_keys=False, width=100)
+
+
+def readme_entries(models: list[Model]) -> dict[str, str]:
+    """Write the rows of the README's table, each model's under its name."""
+    head = ('config', 'network', 'data', 'clip', 'test views', 'parameters, M', 'GMACs')
+    entries = {'head of the table': row(head) + row(('---',) * 5 + ('---:',) * 2)}
+    for model in models:
+        cells = (model.network, model.dataset, model.clip, model.views)
+        costs = (millions(model.parameters), billions(model.multiply_adds))
+        entries[model.name] = row((f'[{model.name}]({model.config})', *cells, *costs))
+    return entries
+
+
+def row(cells: tuple[str, ...]) -> str:
+    """Format a row of a Markdown table."""
+    return '| ' + ' | '.join(cells) + ' |\n'
+
+
+def millions(number: int) -> str:
+    """Format a number in millions: ``43.9``."""
+    return f'{number / 1e6:.1f}'
+
+
+def billions(number: int) -> str:
+    """Format a number in billions: ``24.6``, or ``0.085`` where one place says too little."""
+    return f'{number / 1e9:.1f}' if number > 1e9 else f'{number / 1e9:.2g}'
+
+
+def replace_table(page: str, table: str) -> str:
+    """Put a table between the page's markers.
+
+    Raises:
+        ValueError: If the page does not have each marker once.
+    """
+    if page.count(START) != 1 or page.count(END) != 1:
+        raise ValueError(f'README.md must have each marker once: {START} and {END}')
+    before, rest = page.split(START)
+    return f'{before}{START}\n\n{table}\n{END}{rest.split(END)[1]}'
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, then write or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing; fail if something is stale'
+    )
+    args = parser.parse_args(argv)
+    leaves = sorted((ROOT / 'configs').glob('*.py'))
+    models = [measure(leaf) for leaf in track(leaves, description='Configs')]
+    models.sort(key=Model.order)
+
+    metafile, readme = ROOT / 'configs/metafile.yml', ROOT / 'README.md'
+    entries = {metafile: metafile_entries(models), readme: readme_entries(models)}
+    texts = {path: ''.join(parts.values()) for path, parts in entries.items()}
+    texts[readme] = replace_table(readme.read_text(), texts[readme])
+    stale = False
+    for path, text in texts.items():
+        present = path.read_text() if path.exists() else ''
+        if present == text:
+            continue
+        if not args.check:
+            path.write_text(text)
+            continue
+        stale = True
+        changed = [name for name, entry in entries[path].items() if entry not in present]
+        print(
+            f'{path.relative_to(ROOT)} is stale: '
+            f'{", ".join(changed) or "it has more entries or another order"}'
+        )
+    if stale:
+        sys.exit('Write them anew: python tools/make_model_index.py')
+
+
+if __name__ == '__main__':
+    main()
