@@ -101,10 +101,10 @@ def kinetics_like(motion_data, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def shrink(kinetics_like):
-    """Point a config to the small data and make its network and frames small."""
+def shrink_data(kinetics_like):
+    """Point a config to the small data, make its frames small and its run short."""
 
-    def shrink(cfg: Config) -> Config:
+    def shrink_data(cfg: Config) -> Config:
         sizes = {224: 64, 256: 64}
         for split in ('train', 'val', 'test'):
             loader = cfg[f'{split}_dataloader']
@@ -114,10 +114,22 @@ def shrink(kinetics_like):
             for step in loader.dataset.pipeline:
                 if step.type == 'Resize':
                     step.scale = tuple(sizes.get(side, side) for side in step.scale)
-                if 'crop_size' in step:
-                    step.crop_size = sizes[step.crop_size]
-                if step.get('num_clips', 1) > 2:
+                for side in {'crop_size', 'input_size'} & step.keys():
+                    step[side] = sizes[step[side]]
+                if step.get('num_clips', 1) > 2 and step.clip_len > 1:
                     step.num_clips = 2
+        cfg.test_dataloader.batch_size = 1
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        return cfg
+
+    return shrink_data
+
+
+@pytest.fixture(scope='session')
+def shrink(shrink_data):
+    """Make a config's data and its SIFA-Net or SIFA-Transformer small."""
+
+    def shrink(cfg: Config) -> Config:
         backbone = cfg.model.backbone
         backbone.pretrained = None
         if backbone.type == 'SIFATransformer':
@@ -126,8 +138,6 @@ def shrink(kinetics_like):
         else:
             backbone.update(stage_blocks=(1, 2, 1, 2), base_channels=8)
             cfg.model.cls_head.in_channels = 256
-        cfg.test_dataloader.batch_size = 1
-        cfg.train_cfg.update(max_epochs=1, val_interval=1)
-        return cfg
+        return shrink_data(cfg)
 
     return shrink

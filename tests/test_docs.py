@@ -9,8 +9,17 @@ import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 
 ROOT = Path(__file__).parent.parent
+
+
+PLUGINS = sorted((ROOT / 'configs/plugin').glob('*.py'))
+EXAMPLES = [
+    text.split('```')[0]
+    for page in ('mmaction2', 'plugin')
+    for text in (ROOT / f'docs/{page}.md').read_text().split('```python\n')[1:]
+]
 
 
 @pytest.fixture(scope='module')
@@ -63,3 +72,86 @@ def test_run_docs_fills_in_and_notices_changes(tmp_path, environment, run):
     done = run(*tool, check=False, env=environment)
     assert done.returncode == 1
     assert 'has no commands with an output comment' in done.stdout
+
+
+@pytest.fixture(scope='module')
+def convnext(tmp_path_factory):
+    """A folder with the weights of a narrow ConvNeXt, as transformers saves them."""
+    from transformers import ConvNextBackbone, ConvNextConfig
+
+    folder = tmp_path_factory.mktemp('convnext')
+    config = ConvNextConfig(hidden_sizes=[8, 16, 24, 768], depths=[1, 1, 2, 1])
+    ConvNextBackbone(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize('path', PLUGINS, ids=lambda path: path.stem)
+def test_plugin_configs_are_short_and_of_one_clip_length(path):
+    lines = [line for line in path.read_text().splitlines() if line.strip() and line[0] != '#']
+    assert len(lines) <= 15
+    cfg = Config.fromfile(path)
+    assert cfg.custom_imports.imports == ['mmsifa']
+    steps = [
+        next(step for step in pipeline if 'clip_len' in step)
+        for split in ('train', 'val', 'test')
+        for pipeline in (cfg[f'{split}_pipeline'], cfg[f'{split}_dataloader'].dataset.pipeline)
+    ]
+    if cfg.model.type == 'Recognizer2D':
+        assert {step.num_clips for step in steps} == {cfg.model.backbone.num_segments}
+    else:
+        assert {step.clip_len for step in steps} == {16}
+        devices = cfg.auto_scale_lr.base_batch_size / cfg.train_dataloader.batch_size
+        assert devices == 8
+
+
+def test_convnext_config_names_a_network_that_fits_it(monkeypatch, convnext):
+    """The hub is not there in tests: its configuration of ConvNeXt-Tiny is the class's default."""
+    cfg = Config.fromfile(ROOT / 'configs/plugin/sifa_convnext_t_k400.py')
+    assert cfg.model.backbone.backbone.pop('pretrained_model_name_or_path').endswith('tiny-224')
+    out = cfg.model.backbone.backbone.pop('out_features')
+    sizes = dict(hidden_sizes=[96, 192, 384, 768], depths=[3, 3, 9, 3], out_features=out)
+    cfg.model.backbone.backbone = dict(
+        type='transformers.ConvNextBackbone',
+        config=dict(type='transformers.ConvNextConfig', **sizes),
+    )
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model).eval()
+        scores = model(torch.empty(1, 1, 3, 16, 224, 224), mode='tensor', stage='head')
+    assert scores.shape == (1, 400)
+    assert len(model.backbone.temporal) == 9
+
+
+@pytest.mark.parametrize(
+    'example',
+    [*EXAMPLES, *PLUGINS],
+    ids=['slowonly', 'tpn', 'tsn', 'tpn-tsn', 'plugin', *(path.stem for path in PLUGINS)],
+)
+def test_examples_train_validate_and_test(example, shrink_data, convnext, tmp_path):
+    path = tmp_path / 'example.py'
+    if isinstance(example, Path):
+        path = example
+    elif '_base_' in example:
+        path.write_text(example)
+    else:  # a model alone: in the place of an example's
+        base = "_base_ = 'mmsifa::sifa_r50_k400.py'\n"
+        path.write_text(base + example.replace('model = dict(', 'model = dict(_delete_=True, '))
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path / 'work')
+    cfg.default_hooks.checkpoint = None  # large and not the point
+    backbone = cfg.model.backbone
+    if 'pretrained_model_name_or_path' in backbone.get('backbone', {}):
+        backbone.backbone.pretrained_model_name_or_path = convnext
+    else:
+        backbone.get('backbone', backbone).pretrained = None
+    if backbone.type == 'SIFANet':
+        backbone.stage_blocks = (1, 2, 1, 2)  # as wide as heads and necks expect
+    runner = Runner.from_cfg(shrink_data(cfg))
+    name, weight = [*runner.model.backbone.named_parameters()][-1]
+    before = weight.clone()
+    runner.train()
+    assert not torch.equal(weight, before), name
+    scores = runner.test()
+    assert 0 <= scores['acc/top1'] <= 1
+    if backbone.type == 'SIFAPlugin':
+        parts = runner.model.backbone.temporal.values()
+        assert all(part.attention.norm.weight.any() for part in parts)  # zero before
