@@ -7,6 +7,7 @@ good (data-parallel models, config bases) acts only on models on the CPU and on 
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import pickle
@@ -92,10 +93,12 @@ def mend_multimodal_import():
     if not dependency.WITH_MULTIMODAL:
         return
     try:
-        from timm.models.layers import DropPath  # noqa: F401
-        from transformers.modeling_utils import find_pruneable_heads_and_indices  # noqa: F401
+        importlib.import_module('timm.models.layers')
+        transformers = importlib.import_module('transformers.modeling_utils')
     except (ImportError, RuntimeError):  # the latter from a torchvision of another torch
         dependency.WITH_MULTIMODAL = False
+    else:
+        dependency.WITH_MULTIMODAL = hasattr(transformers, 'find_pruneable_heads_and_indices')
 
 
 # Stand-ins rebuild what MMEngine's checkpoints hold beside tensors: the real getattr would let a
