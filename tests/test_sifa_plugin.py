@@ -1,6 +1,7 @@
 """SIFA inside other people's backbones: what it computes there, and what it leaves as it is."""
 
 import copy
+from collections import namedtuple
 
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_star_is_one_part_of_a_name():
     ('after', 'message'),
     [
         (['layer7.*'], r"named 'layer7\.\*'\. Feature maps .* layer1\.\*, layer1, layer2\.\*"),
-        (['head'], r'head returns no feature map but a tensor of shape \(2, 4\)\. .* layer1'),
+        (['head'], r'head returns no feature map but a tensor of shape \(2, 4\) for .* layer1'),
         (['unused'], r'unused returns no feature map but nothing, since it is not called'),
         ('layer1', r"after must be a list of names such as \['layer2\.1'\], got 'layer1'"),
         ([], r'after must be a list'),
@@ -204,12 +205,81 @@ def test_backbones_without_maps_are_an_error():
     pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ValueError, match=r'the backbone returns no feature map but .*2, 4, 1, 1'):
         SIFAPlugin(pooled, ['0'])
-    with pytest.raises(ValueError, match=r'failed in a trial run with frames of 224 x 256 pixels'):
+    with pytest.raises(ValueError, match='failed in a trial run with 2 frames of 224 x 256'):
         SIFAPlugin(nn.Sequential(nn.Conv2d(5, 4, 3)), ['0'])
-    with pytest.raises(ValueError, match=r'may be \(N, C, H, W\) or \(N, H, W, C\)'):
+    with pytest.raises(ValueError, match=r'^the backbone returns .* may be \(N, C, H, W\)'):
         SIFAPlugin(nn.Sequential(nn.Conv2d(3, 16, 2, stride=2)), ['0'], img_size=32)
     with pytest.raises(ImportError, match='needs the package nosuchpackage'):
         SIFAPlugin(dict(type='nosuchpackage.Net'), ['0'])
+    for kind in ('NoSuchNet', 'transformers.NoSuchNet'):
+        with pytest.raises(ValueError, match=f'{kind} is neither registered nor can it'):
+            SIFAPlugin(dict(type=kind), ['0'])
+    with pytest.raises(ValueError, match=r"config with a 'type', got \{'depth': 50\}"):
+        SIFAPlugin(dict(depth=50), ['0'])
+    with pytest.raises(TypeError, match='residual'):
+        SIFAPlugin(Frames(), ['middle'], zero_init=False, residual=False)
+
+
+def test_only_the_named_submodules_have_to_be_clear():
+    net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 8, 2, stride=2))
+    assert SIFAPlugin(net, ['2'], img_size=32).layouts[0].axes == 'NCHW'
+    with pytest.raises(ValueError, match=r'^1 returns .* may be \(N, C, H, W\) or \(N, H, W, C\)'):
+        SIFAPlugin(net, ['1'], img_size=32)
+
+
+def test_a_submodule_that_is_called_twice_is_an_error():
+    shared = nn.ReLU()
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), shared, nn.Conv2d(8, 8, 1), shared)
+    with pytest.raises(ValueError, match='1 is called 2 times for a frame, expected once'):
+        SIFAPlugin(net, ['1'])
+
+
+def test_maps_may_lack_the_positions_that_padding_would_keep():
+    """As AlexNet's stem does: 27 x 31 positions of 224 x 256 pixels."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 11, stride=4, padding=2), nn.MaxPool2d(3, stride=2))
+    plugin = SIFAPlugin(net, ['0', '1'])
+    assert plugin(torch.rand(1, 3, 2, 224, 256)).shape == (1, 8, 2, 27, 31)
+
+
+def test_named_tuples_and_lists_keep_their_kind():
+    Output = namedtuple('Output', ['maps', 'other'])
+
+    class Several(nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            self.kind, self.conv = kind, nn.Conv2d(3, 8, 2, stride=2)
+
+        def forward(self, x):
+            outputs = (self.conv(x), 'other')
+            return Output(*outputs) if self.kind is Output else self.kind(outputs)
+
+    class Net(nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            self.inner = Several(kind)
+
+        def forward(self, x):
+            output = self.inner(x)
+            assert type(output) is self.inner.kind
+            assert output[1] == 'other'
+            return output[0]
+
+    for kind in (Output, list, tuple):
+        net = SIFAPlugin(Net(kind), ['inner'])
+        assert net(torch.rand(1, 3, 2, 8, 8)).shape == (1, 8, 2, 4, 4)
+
+
+def test_backbones_with_frames_of_their_own_count_get_as_many():
+    """MMAction2's TSM cuts its input into clips, too."""
+    tsm = dict(type='mmaction.ResNetTSM', depth=18, num_segments=4)
+    net = SIFAPlugin(tsm, ['layer3.1'], num_segments=4)
+    assert net(torch.rand(8, 3, 32, 32)).shape == (8, 512, 1, 1)
+
+
+def test_only_what_can_be_imported_is_built_before_its_backbone():
+    norm = dict(type='BN', requires_grad=True)
+    net = SIFAPlugin(dict(type='mmaction.models.ResNet', depth=18, norm_cfg=norm), ['layer3.1'])
+    assert isinstance(net.backbone, ResNet)
 
 
 @pytest.mark.parametrize(

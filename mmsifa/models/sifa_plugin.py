@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from mmengine.utils import get_object_from_string, to_2tuple
 from torch import Tensor, nn
 
-from mmsifa.models.feature_layout import FeatureLayout, find_layout
+from mmsifa.models.feature_layout import FeatureLayout, TrialRun, feature_maps
 from mmsifa.models.layers import SIFA, TemporalAttention
-
-NUM_TRIAL_FRAMES = 2
 
 
 @dataclass
@@ -41,7 +38,10 @@ class AttentionAfter(BaseModule):
         self.clip = clip
         self.layout = layout
         self.zero_init = zero_init
-        self.attention = (TemporalAttention if zero_init else SIFA)(layout.channels, **sifa_cfg)
+        if zero_init:
+            self.attention: BaseModule = TemporalAttention(layout.channels, **sifa_cfg)
+        else:
+            self.attention = SIFA(layout.channels, residual=True, **sifa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the features of frames (N*T, ...), of the shape of ``x``."""
@@ -54,7 +54,9 @@ class AttentionAfter(BaseModule):
 
     def replace_output(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """Transform a submodule's output, or the first of several: a forward hook."""
-        if isinstance(output, (tuple, list)):
+        if hasattr(output, '_fields'):  # a named tuple
+            return output._replace(**{output._fields[0]: self(output[0])})
+        if isinstance(output, tuple | list):
             return type(output)([self(output[0]), *output[1:]])
         return self(output)
 
@@ -72,6 +74,10 @@ class SIFAPlugin(BaseModule):
     The backbone keeps its code, the names of its weights and its own way of loading them. A trial
     run on two frames finds out which submodules return feature maps, and of how many channels:
     (N*T, C, H, W), (N*T, H, W, C) or tokens (N*T, L, C), alone or as the first of several outputs.
+    Maps have the frames' shape; either side may lack up to 4 positions for want of padding.
+
+    Blocks inside of what a backbone computes again in the backward pass (``with_cp``) need clips of
+    one length from a forward pass to its backward pass.
 
     Args:
         backbone: A module or the config of one, whose type is registered, also in another of
@@ -98,7 +104,7 @@ class SIFAPlugin(BaseModule):
     Raises:
         ImportError: If the backbone's package is not installed.
         ValueError: If a name matches nothing, or a submodule or the backbone returns no feature
-            map, or if the trial run fails.
+            map, or is called several times for a frame, or if the trial run fails.
 
     Example:
         >>> import torch
@@ -133,34 +139,15 @@ class SIFAPlugin(BaseModule):
             module.is_init = True  # or MMEngine would call an init_weights of another kind
         self.backbone = module
 
-        size: tuple[int, int] = to_2tuple(img_size)
-        outputs = _try_out(self.backbone, in_channels, size)
-        layouts = {
-            name: [
-                find_layout(maps, NUM_TRIAL_FRAMES, size, num_prefix_tokens)
-                for maps in (_feature_maps(output) if name == '' else [_first(output)])
-            ]
-            for name, output in outputs.items()
-        }
-        found = _summarize(name for name in layouts if name and None not in layouts[name])
-
-        def layouts_of(name: str) -> list[FeatureLayout]:
-            fitting = [layout for layout in layouts.get(name, []) if layout]
-            if not fitting or fitting != layouts[name]:
-                raise ValueError(
-                    f'{name or "the backbone"} returns no feature map but '
-                    f'{_describe(outputs.get(name))}. Feature maps come from {found}. '
-                    f'Other tokens may precede those of an image: num_prefix_tokens is '
-                    f'{num_prefix_tokens}'
-                )
-            return fitting
-
-        self.layouts = layouts_of('')
+        trial = TrialRun(
+            self.backbone, num_segments or 2, in_channels, to_2tuple(img_size), num_prefix_tokens
+        )
+        self.layouts = trial.backbone_layouts()
         modules = dict(self.backbone.named_modules())
         self.clip = ClipShape()
         self.temporal = nn.ModuleDict()
-        for name in _match(after, modules, found):
-            part = AttentionAfter(self.clip, layouts_of(name)[0], zero_init, **sifa_cfg)
+        for name in _match(after, modules, trial):
+            part = AttentionAfter(self.clip, trial.submodule_layout(name), zero_init, **sifa_cfg)
             # Before others, so that those which collect features for the backbone see ours.
             modules[name].register_forward_hook(part.replace_output, prepend=True)
             self.temporal[name.replace('.', '-')] = part
@@ -191,7 +178,7 @@ class SIFAPlugin(BaseModule):
         self.clip.length, self.clip.img_size = clip_len, img_size
         frames = x.transpose(1, 2).flatten(0, 1) if is_clips else x
         outs = []
-        for layout, maps in zip(self.layouts, _feature_maps(self.backbone(frames)), strict=True):
+        for layout, maps in zip(self.layouts, feature_maps(self.backbone(frames)), strict=True):
             maps = layout.to_nhwc(maps, img_size).permute(0, 3, 1, 2)
             outs.append(maps.unflatten(0, (-1, clip_len)).transpose(1, 2) if is_clips else maps)
         return outs[0] if len(outs) == 1 else tuple(outs)
@@ -208,72 +195,28 @@ def _find_callable(kind: Any) -> Callable | None:
     return found if callable(found) else None
 
 
-def _build(cfg: Mapping) -> Any:
+def _build(cfg: Any) -> Any:
     """Build a config by calling what its type imports, or else from the registry."""
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
+        raise ValueError(f"expected a module or a config with a 'type', got {cfg!r}")
     called = _find_callable(cfg['type'])
     if called is None:
+        if isinstance(cfg['type'], str) and MODELS.get(cfg['type']) is None:
+            raise ValueError(f'{cfg["type"]} is neither registered nor can it be imported')
         return MODELS.build(cfg)
     args = {
-        key: _build(value) if isinstance(value, Mapping) and 'type' in value else value
+        key: _build(value) if _is_importable(value) else value
         for key, value in cfg.items()
         if key not in ('type', '_scope_')  # the latter from a config of another library
     }
     return called(**args)
 
 
-def _try_out(backbone: nn.Module, in_channels: int, img_size: tuple[int, int]) -> dict[str, Any]:
-    """Return the outputs of the backbone's submodules, and its own as '', for a few frames."""
-    outputs: dict[str, Any] = {}
-
-    def recorder(name: str) -> Callable:
-        return lambda module, args, output: outputs.update({name: output})
-
-    handles = [
-        module.register_forward_hook(recorder(name)) for name, module in backbone.named_modules()
-    ]
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()  # leaves statistics and the random state as they are
-    try:
-        with torch.no_grad():
-            like = next(backbone.parameters())
-            backbone(like.new_zeros(NUM_TRIAL_FRAMES, in_channels, *img_size))
-    except Exception as error:
-        raise ValueError(
-            f'the backbone failed in a trial run with frames of {img_size[0]} x {img_size[1]} '
-            f'pixels: {error}. If it takes one size only, name that: img_size=224'
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return outputs
+def _is_importable(value: Any) -> bool:
+    return isinstance(value, Mapping) and _find_callable(value.get('type')) is not None
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, (tuple, list)) and output else output
-
-
-def _feature_maps(output: Any) -> list[Any]:
-    """Return the feature maps in a backbone's output, of whatever library."""
-    if isinstance(output, Tensor):
-        return [output]
-    if hasattr(output, 'feature_maps'):  # backbones of transformers
-        return list(output.feature_maps)
-    if hasattr(output, 'last_hidden_state'):  # its other models
-        return [output.last_hidden_state]
-    return list(output.values() if isinstance(output, Mapping) else output)
-
-
-def _describe(output: Any) -> str:
-    if isinstance(output, Tensor):
-        return f'a tensor of shape {tuple(output.shape)}'
-    if isinstance(output, (tuple, list)):
-        return f'({", ".join(_describe(item) for item in output)})'
-    return 'nothing, since it is not called' if output is None else type(output).__name__
-
-
-def _match(patterns: Sequence[str], names: Iterable[str], found: str) -> list[str]:
+def _match(patterns: Sequence[str], names: Iterable[str], trial: TrialRun) -> list[str]:
     """Return the names that patterns match, where * stands for one part of a name."""
     if isinstance(patterns, str) or not patterns:
         raise ValueError(f"after must be a list of names such as ['layer2.1'], got {patterns!r}")
@@ -283,19 +226,7 @@ def _match(patterns: Sequence[str], names: Iterable[str], found: str) -> list[st
         hits = [name for name in names if name and regex.fullmatch(name)]
         if not hits:
             raise ValueError(
-                f'no submodule of the backbone is named {pattern!r}. Feature maps come from {found}'
+                f'no submodule of the backbone is named {pattern!r}. {trial.describe_found()}'
             )
         matched.update(dict.fromkeys(hits))
     return list(matched)
-
-
-def _summarize(names: Iterable[str]) -> str:
-    """List names without those inside of numbered submodules, numbers as *.
-
-    >>> _summarize(['conv1', 'layer1', 'layer1.0', 'layer1.0.conv1', 'layer1.1'])
-    'conv1, layer1, layer1.*'
-    """
-    patterns = dict.fromkeys(
-        '.'.join('*' if part.isdigit() else part for part in name.split('.')) for name in names
-    )
-    return ', '.join(p for p in patterns if p.endswith('*') or '*' not in p) or 'none of them'
