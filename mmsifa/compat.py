@@ -340,7 +340,12 @@ def mend_config_bases():
         for folder in folders:
             if (folder / name).is_file():
                 return str(folder / name), 'mmaction'
-        known = sorted({path.name for folder in folders for path in folder.glob('*.py')})
+        known = sorted(
+            path.relative_to(folder).as_posix()
+            for folder in folders
+            for path in folder.rglob('*.py')
+            if '_base_' not in path.parts
+        )
         raise FileNotFoundError(f'{filename} inherits from {cfg_path}, which is none of {known}')
 
     Config._get_cfg_path = staticmethod(_get_cfg_path)

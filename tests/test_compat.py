@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from mmsifa import compat, run  # isort: skip (before mmaction.models)
 
@@ -23,6 +23,7 @@ from mmaction.models import localizers
 from mmaction.models.heads import BaseHead, OmniHead, RGBPoseHead, TSNHead
 from mmaction.registry import MODELS, OPTIM_WRAPPERS
 from mmaction.structures import ActionDataSample
+from mmaction.utils import dependency
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
@@ -287,6 +288,19 @@ def test_no_finder_where_the_wheel_has_drn(tmp_path, monkeypatch):
 def test_multimodal_models_say_what_they_need_where_it_is_missing():
     with pytest.raises(ImportError, match='requires extra multi-modal dependencies'):
         MODELS.build(dict(type='VindLUVQA'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'works'), [('find_pruneable_heads_and_indices', True), ('', False)]
+)
+def test_multimodal_models_are_left_alone_where_their_needs_are_met(monkeypatch, name, works):
+    """With stand-ins: timm does not import beside every torch."""
+    for package in ('timm', 'timm.models', 'timm.models.layers', 'transformers.modeling_utils'):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    setattr(sys.modules['transformers.modeling_utils'], name, None)
+    monkeypatch.setattr(dependency, 'WITH_MULTIMODAL', True)
+    mend_again('mend_multimodal_import')
+    assert works == dependency.WITH_MULTIMODAL
 
 
 # Checkpoints

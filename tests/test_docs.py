@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -53,7 +54,7 @@ def test_commands_print_what_the_page_says(after_quickstart, environment, run):
 
 def test_run_docs_fills_in_and_notices_changes(tmp_path, environment, run):
     page = tmp_path / 'page.md'
-    block = '```bash\n{}\n```\n\n<!-- output: tail -n 1 -->\n```text\n{}\n```\n'
+    block = '```bash\n{}\n```\n\n<!-- output like: tail -n 1 -->\n```text\n{}\n```\n'
     page.write_text('# Page\n\n' + block.format('echo 1; echo 22 apples', 'none'))
     tool = ['python', 'tools/run_docs.py', page]
     done = run(*tool, '--check', check=False, env=environment)
@@ -61,10 +62,32 @@ def test_run_docs_fills_in_and_notices_changes(tmp_path, environment, run):
     assert 'no longer print\n\nnone\n\nbut\n\n22 apples' in done.stdout
     run(*tool, env=environment)
     assert '```text\n22 apples\n```' in page.read_text()
-    page.write_text(page.read_text().replace('22', '7'))
+    page.write_text(page.read_text().replace('```text\n22', '```text\n7'))
     run(*tool, '--check', env=environment)
+    page.write_text(page.read_text().replace('output like:', 'output:'))
+    done = run(*tool, '--check', check=False, env=environment)
+    assert 'no longer print\n\n7 apples\n\nbut\n\n22 apples' in done.stdout
 
-    page.write_text(block.format('echo before; false', 'before'))
+
+def test_run_docs_runs_commands_that_succeed_and_nothing_else(tmp_path, environment, run):
+    page = tmp_path / 'page.md'
+    block = '```bash\n{}\n```\n\n<!-- output: {} -->\n```text\n\n```\n'
+    tool = ['python', 'tools/run_docs.py', page]
+    not_run = f'```bash\ntouch {tmp_path}/file\n```\n\nWords > {tmp_path}/words\n\n'
+    page.write_text(not_run + block.format('echo one', 'cat'))
+    run(*tool, env=environment)
+    assert page.read_text().endswith('```text\none\n```\n')
+    assert page.read_text().startswith(not_run)
+    assert [path.name for path in tmp_path.iterdir()] == ['page.md']
+    for command in ('grep two', 'no-such-command'):
+        text = block.format('echo one', command)
+        page.write_text(text)
+        done = run(*tool, check=False, env=environment)
+        assert done.returncode == 1
+        assert f"'{command}' leaves nothing of what these commands print" in done.stdout
+        assert page.read_text() == text
+
+    page.write_text(block.format('echo before; false', 'cat'))
     done = run(*tool, check=False, env=environment)
     assert done.returncode == 1
     assert 'ended with 1:\n\necho before; false' in done.stdout
@@ -104,7 +127,7 @@ def test_plugin_configs_are_short_and_of_one_clip_length(path):
         assert devices == 8
 
 
-def test_convnext_config_names_a_network_that_fits_it(monkeypatch, convnext):
+def test_convnext_config_names_a_network_and_rates_that_fit_it():
     """The hub is not there in tests: its configuration of ConvNeXt-Tiny is the class's default."""
     cfg = Config.fromfile(ROOT / 'configs/plugin/sifa_convnext_t_k400.py')
     assert cfg.model.backbone.backbone.pop('pretrained_model_name_or_path').endswith('tiny-224')
@@ -119,6 +142,13 @@ def test_convnext_config_names_a_network_that_fits_it(monkeypatch, convnext):
         scores = model(torch.empty(1, 1, 3, 16, 224, 224), mode='tensor', stage='head')
     assert scores.shape == (1, 400)
     assert len(model.backbone.temporal) == 9
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        trunk = name.startswith('backbone.backbone.')
+        decays = not ('norm' in name or name.endswith('.bias'))
+        assert groups[id(parameter)]['lr'] == pytest.approx(1e-4 if trunk else 1e-3), name
+        assert groups[id(parameter)]['weight_decay'] == pytest.approx(0.05 if decays else 0), name
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ prints goes through the comment's command into the block of text that follows:
     <!-- output: head -n 3 -->
     ```text
     ```
+
+A check asks for the same output again, or after "output like:" for the same but for its numbers.
 """
 
 import argparse
@@ -22,8 +24,10 @@ from pathlib import Path
 from rich.progress import track
 
 BLOCK = re.compile(
-    r'```bash\n(?P<commands>.*?)```\n\n<!-- output: (?P<filter>.*?) -->\n```text\n(?P<text>.*?)```',
-    re.DOTALL,
+    r'^```bash\n(?P<commands>(?:(?!```).)*)```\n\n'
+    r'<!-- output(?P<like> like)?: (?P<filter>[^\n]*?) -->\n'
+    r'```text\n(?P<text>(?:(?!```).)*)```',
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -34,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--check',
         action='store_true',
-        help='write nothing; fail where the output differs in more than numbers',
+        help='write nothing; fail where the output differs from that of the page',
     )
     args = parser.parse_args(argv)
     for page in args.pages:
@@ -45,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
         outputs = [run(block) for block in track(blocks, description=page.name)]
         if args.check:
             for block, output in zip(blocks, outputs, strict=True):
-                if without_numbers(output) != without_numbers(block['text']):
+                same = without_numbers if block['like'] else str
+                if same(output) != same(block['text']):
                     sys.exit(
                         f'{page}: these commands\n\n{block["commands"]}\nno longer print\n\n'
                         f'{block["text"]}\nbut\n\n{output}\nRun this tool without --check.'
@@ -70,17 +75,21 @@ def run(block: re.Match[str]) -> str:
     if done.returncode:
         sys.exit(f'ended with {done.returncode}:\n\n{block["commands"]}\n{done.stdout[-3000:]}')
     kept = subprocess.run(
-        ['bash', '-c', block['filter']], input=done.stdout, stdout=subprocess.PIPE, text=True
+        ['bash', '-c', block['filter']],
+        input=done.stdout,
+        capture_output=True,
+        text=True,
     )
+    if kept.returncode or not kept.stdout.strip():
+        sys.exit(
+            f'{block["filter"]!r} leaves nothing of what these commands print '
+            f'{kept.stderr.strip()}\n\n{block["commands"]}\n{done.stdout[-3000:]}'
+        )
     return kept.stdout.rstrip() + '\n'
 
 
 def without_numbers(text: str) -> str:
-    """Return a text without its numbers and the widths that they take in tables.
-
-    >>> without_numbers('Epoch(test) [200/200]    acc/top1: 1.0000')
-    'Epoch(test) [#/#] acc/top#: #'
-    """
+    """Return a text without its numbers and the widths that they take in tables."""
     return re.sub(r'\s+', ' ', re.sub(r'\d+(\.\d+)?', '#', text)).strip()
 
 
