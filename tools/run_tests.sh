@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every check: format, lint, types, tests. Arguments go to pytest.
+# Runs every check: format, lint, types, tests. Arguments go to pytest; -n sets its processes (2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/setup_env.sh tests
@@ -7,4 +7,5 @@ source tools/setup_env.sh tests
 ruff format --check .
 ruff check .
 mypy
-python -m pytest "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # for each of the processes
+python -m pytest -n 2 --dist loadfile "$@"
