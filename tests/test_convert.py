@@ -605,7 +605,7 @@ def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, cap
         monkeypatch.setattr('sys.argv', [TOOL, *map(str, arguments)])
         with pytest.raises(SystemExit, match=r'^2$'):
             tool.main()
-        error = capsys.readouterr().err.split('error: ')[1]
+        error = capsys.readouterr().err.split('error: ', 1)[1]
         assert message in error
         assert error.count('\n') == 1
     assert path.read_bytes() == before
@@ -621,7 +621,7 @@ def test_tool_refuses_text_whatever_it_begins_with(text, tmp_path, tool, monkeyp
         path.write_text(first + text)
         with pytest.raises(SystemExit, match=r'^2$'):
             tool.main()
-        error = capsys.readouterr().err.split('error: ')[1]
+        error = capsys.readouterr().err.split('error: ', 1)[1]
         assert error.startswith(f'cannot read {path}: refused to load the checkpoint'), first
         assert error.count('\n') == 1, first
 

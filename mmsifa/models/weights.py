@@ -96,11 +96,11 @@ def load_2d_weights(net: 'SIFANet', path: str) -> None:
             return _inflate_stem(weight, net.tubelet_size)
         return weight
 
-    loaded, wrong = _copy_weights(weights, targets(), fit)
+    used, wrong = _copy_weights(weights, targets(), fit)
     blocks = '-'.join(str(len(getattr(net, stage))) for stage in net.stages)
     kind = f"2D ResNet with {blocks} bottlenecks in torchvision's naming"
     advice = _advice(net, file, _INIT_CFG.format('...'))
-    _report(path, kind, wrong, loaded, sorted(weights.keys() - loaded), advice)
+    _report(path, kind, wrong, len(used), sorted(weights.keys() - used), advice)
 
 
 def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
@@ -139,13 +139,13 @@ def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
             return _resize_position_table(weight, net.window_size)
         return weight
 
-    loaded, wrong = _copy_weights(weights, targets(), fit)
+    used, wrong = _copy_weights(weights, targets(), fit)
     blocks = '-'.join(map(str, net.depths))
     kind = f'2D Swin with {blocks} blocks and {net.embed_dims} channels in {naming} naming'
     if naming != 'the official':
         kind += ' (here in the official one)'
     advice = _advice(net, file, 'pretrained2d=False')
-    _report(path, kind, wrong, loaded, sorted(weights.keys() - loaded), advice)
+    _report(path, kind, wrong, len(used), sorted(weights.keys() - used), advice)
 
 
 def _copy_weights(
@@ -161,32 +161,34 @@ def _copy_weights(
         fit: Makes a named weight into what the network has for it.
 
     Returns:
-        The names of the weights that were copied, and what is wrong with others.
+        The names of the weights that the network has a place for, and what is wrong.
     """
-    loaded: set[str] = set()
+    used: set[str] = set()
     wrong: list[str] = []
     for source, name, target in targets:
         weight = weights.get(source)
         if not isinstance(weight, Tensor):
             wrong.append(f'{source} is missing')
             continue
+        used.add(source)
         fitted = fit(source, weight)
         if fitted.shape == target.shape:
             target.copy_(fitted)
-            loaded.add(source)
         else:
             wrong.append(
                 f'{source} has shape {tuple(weight.shape)}, which does not fit {name} '
                 f'{tuple(target.shape)}'
             )
-    return loaded, wrong
+    return used, wrong
 
 
 def _resize_position_table(table: Tensor, window_size: tuple[int, int, int]) -> Tensor:
     """Fit a 2D position table ((2w-1)^2, heads) to a window of frames, rows and columns."""
     frames, *sides = (2 * size - 1 for size in window_size)
     side = round(len(table) ** 0.5)
-    if side**2 == len(table) and sides != [side, side]:
+    if side**2 != len(table):
+        return table  # of no 2D window, which its shape shows
+    if sides != [side, side]:
         square = table.T.reshape(1, -1, side, side)
         table = F.interpolate(square, sides, mode='bicubic').flatten(2)[0].T
     return table.repeat(frames, 1)
@@ -203,14 +205,14 @@ def _advice(net: BaseModule, names: Container[str], option: str) -> str:
 
 
 def _report(
-    path: str, kind: str, wrong: list[str], loaded: set[str], unused: list[str], advice: str
+    path: str, kind: str, wrong: list[str], num_loaded: int, unused: list[str], advice: str
 ) -> None:
     if wrong:
         raise ValueError(
             f'{path} does not hold the weights of a {kind}: {first_ten(wrong)}. Of the names in '
             f'the file these are not used: {unused[:3]}{advice}'
         )
-    print_log(f'loaded {len(loaded)} 2D weights from {path}; not used: {unused}', logger='current')
+    print_log(f'loaded {num_loaded} 2D weights from {path}; not used: {unused}', logger='current')
 
 
 def first_ten(wrong: Sequence[str]) -> str:
@@ -226,10 +228,13 @@ def state_dict_in(
 
     Args:
         checkpoint: Weights, or what holds them.
-        keys: Under which they may be, the first one first.
+        keys: Under which they may be, the first one first; else the checkpoint is the weights.
+
+    Returns:
+        The weights by name.
 
     Raises:
-        ValueError: If that is no dict.
+        ValueError: If they are no dict.
     """
     weights, where = checkpoint, ''
     if isinstance(checkpoint, Mapping):
