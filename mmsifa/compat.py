@@ -12,7 +12,9 @@ import importlib.util
 import io
 import pickle
 import re
+import struct
 import sys
+import traceback
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -165,6 +167,10 @@ _SAFE_GLOBALS = {
     'numpy.core.multiarray.scalar': _scalar,
 }
 _torch_load = torch.load
+# What torch's unpickler raises on the bytes of other files, beside UnpicklingError.
+_DAMAGED = (
+    AssertionError, AttributeError, EOFError, LookupError, TypeError, ValueError, struct.error
+)  # fmt: skip
 
 
 def _safe_load(f, *args, **kwargs):
@@ -178,11 +184,14 @@ def _safe_load(f, *args, **kwargs):
         text = str(error).split('WeightsUnpickler error:')[-1].strip()
         found = re.search(r'GLOBAL (\S+)', text)
         reason = f'it asks for {found[1]}' if found else text.splitlines()[0]
-        raise pickle.UnpicklingError(
-            f'refused to load the checkpoint {f}: {reason}. Expected tensors, numbers, strings and '
-            "MMEngine's training state. If you wrote the file, save its state_dict alone; "
-            'otherwise do not use it.'
-        ) from None
+    except _DAMAGED as error:
+        text = traceback.format_exception_only(error)[0].splitlines()[0]
+        reason = f'it is damaged or no checkpoint ({text})'
+    raise pickle.UnpicklingError(
+        f'refused to load the checkpoint {f}: {reason}. Expected tensors, numbers, strings and '
+        "MMEngine's training state. If you wrote the file, save its state_dict alone; "
+        'otherwise do not use it.'
+    )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmsifa.models.layers import SIFA
 from mmsifa.models.naming import torchvision_name
-from mmsifa.models.weights import first_ten, state_dict_in
+from mmsifa.models.weights import first_ten, state_dict_in, without_module
 
 # What the release saves and a network of ours does not hold.
 _NOT_USED = re.compile(
@@ -90,10 +90,7 @@ def convert_release(state_dict: Mapping) -> Conversion:
     Raises:
         ValueError: As there.
     """
-    weights = {
-        str(name).removeprefix('module.'): weight
-        for name, weight in state_dict_in(state_dict).items()
-    }
+    weights = without_module(state_dict_in(state_dict))
     network, model = _recognizer(weights)
     with DefaultScope.overwrite_default_scope('mmaction'):
         recognizer = MODELS.build(model)
@@ -191,7 +188,7 @@ def _released_name(name: str) -> str:
     name = name.removeprefix('backbone.').replace('cls_head.fc_cls', 'fc').replace('.sifa', '')
     if name.startswith('layers.'):
         return name.replace('.temporal.norm.', '.tda_norm.').replace('.temporal', '')
-    return re.sub('^norm3.', 'norm.', torchvision_name(name))
+    return re.sub(r'^norm3\.', 'norm.', torchvision_name(name))
 
 
 def _released_shape(source: str, target: Tensor) -> tuple[int, ...]:

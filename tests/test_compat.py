@@ -383,7 +383,9 @@ ATTACKS = {
         r"it asks for arrays of numpy.dtype\('O8'\)",
     ),
     'objects': (lambda _: np.array([{}]), r"it asks for arrays of numpy.dtype\('O8'\)"),
-    'not-a-checkpoint': (None, 'Unsupported operand 60'),
+    'not-a-checkpoint': ('<html>not found</html>', 'Unsupported operand 60'),
+    'text': ('hi there', r'it is damaged or no checkpoint \(KeyError: 105\)'),
+    'empty': ('', r'it is damaged or no checkpoint \(EOFError'),
 }
 
 
@@ -394,7 +396,7 @@ def test_a_hostile_file_is_refused(attack, entry, tmp_path, monkeypatch):
     marker = tmp_path / 'ran'
     path = tmp_path / 'hub/checkpoints/hostile.pth'
     path.parent.mkdir(parents=True)
-    save(make(marker), path) if make else path.write_text('<html>not found</html>')
+    path.write_text(make) if isinstance(make, str) else save(make(marker), path)
 
     url = str(path)
     if entry == 'hub':  # a file that torch.hub has in its cache, so that it need not download

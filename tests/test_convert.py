@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import math
 import re
+import string
 import sys
 from ast import literal_eval
 
@@ -454,12 +455,14 @@ def test_what_the_network_is_inferred_from_may_miss(missing):
     [
         ({'backbone.conv1.conv.weight': torch.zeros(1)}, r"got \['backbone.conv1.conv.weight'\]"),
         ({}, r'expected weights of the released SIFA-Net.*got \[\]'),
-        ([torch.zeros(1)], 'expected a dict of weights, got list'),
+        ([torch.zeros(1)], 'expected a checkpoint with a dict of weights, got list'),
+        ({'model': None}, 'dict of weights as its model, got NoneType$'),
+        ({'model': [1]}, 'dict of weights as its model, got list$'),
         (released_sifa_net(blocks=(3, 4, 6, 3), empty=True) | {'conv1.weight': torch.zeros(8)},
          r'conv1\.weight has shape \(8,\), expected \(8, 3, 4, 7, 7\)$'),
         ({'conv1.weight': torch.zeros(64, 3, 7, 7)}, r'bn1.weight is missing;.* and \d+ more$'),
     ],
-    ids=['converted', 'empty', 'list', 'stem', 'resnet'],
+    ids=['converted', 'empty', 'list', 'model-none', 'model-list', 'stem', 'resnet'],
 )  # fmt: skip
 def test_other_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
@@ -579,6 +582,8 @@ def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, cap
     text, short, empty = (tmp_path / f'{name}.pth' for name in ('text', 'short', 'empty'))
     torch.save({'fc.weight': torch.zeros(1)}, other)
     torch.save({'path': tmp_path}, unsafe)
+    nothing = tmp_path / 'nothing.pth'
+    torch.save({'model': None}, nothing)
     text.write_text('no checkpoint')
     short.write_bytes(before[:5000])
     empty.touch()
@@ -591,19 +596,34 @@ def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, cap
         ((path, tmp_path), 'expected a file in a folder that exists'),
         ((path, tmp_path / 'no' / 'out.pth'), 'expected a file in a folder that exists'),
         ((other, tmp_path / 'out.pth'), 'expected weights of the released SIFA-Net'),
+        ((nothing, tmp_path / 'out.pth'), 'dict of weights as its model, got NoneType'),
         ((unsafe, tmp_path / 'out.pth'), 'refused to load'),
         ((text, tmp_path / 'out.pth'), f'cannot read {text}: '),
         ((short, tmp_path / 'out.pth'), f'cannot read {short}: '),
-        ((empty, tmp_path / 'out.pth'), f'cannot read {empty}: it ends too early'),
+        ((empty, tmp_path / 'out.pth'), f'cannot read {empty}: refused to load the checkpoint'),
     ):
         monkeypatch.setattr('sys.argv', [TOOL, *map(str, arguments)])
         with pytest.raises(SystemExit, match=r'^2$'):
             tool.main()
-        error = capsys.readouterr().err.split('error: ')[1]
+        error = capsys.readouterr().err.split('error: ', 1)[1]
         assert message in error
         assert error.count('\n') == 1
     assert path.read_bytes() == before
     assert not (tmp_path / 'out.pth').exists()
+
+
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')  # which a second letter may be
+@pytest.mark.parametrize('text', ['i there\n', 'ttp://x\n', ' 1 2 3\n', ''], ids=repr)
+def test_tool_refuses_text_whatever_it_begins_with(text, tmp_path, tool, monkeypatch, capsys):
+    path = tmp_path / 'text.pth'
+    monkeypatch.setattr('sys.argv', [TOOL, str(path), str(tmp_path / 'out.pth')])
+    for first in string.printable:
+        path.write_text(first + text)
+        with pytest.raises(SystemExit, match=r'^2$'):
+            tool.main()
+        error = capsys.readouterr().err.split('error: ', 1)[1]
+        assert error.startswith(f'cannot read {path}: refused to load the checkpoint'), first
+        assert error.count('\n') == 1, first
 
 
 def test_tool_leaves_what_was_there_if_it_cannot_write(small_release, tmp_path, run):

@@ -132,7 +132,10 @@ def test_a_swin_that_lacks_a_weight_is_refused_under_every_naming(
 ):
     weights = renamed(official, naming)
     del weights.get('state_dict', weights)[missing]
-    message = rf"in {naming}'s naming \(here in the official one\): {official_name} is missing$"
+    message = (
+        rf"in {naming}'s naming \(here in the official one\): {official_name} is missing\. "
+        r"Of the names in the file these are not used: \['head\.\S*bias', 'head\.\S*weight'\]$"
+    )
     with pytest.raises(ValueError, match=message):
         loaded(swin, weights, tmp_path)
 
@@ -146,7 +149,8 @@ def test_a_merging_of_another_width_is_named(official, tmp_path):
 
 def test_official_names_in_a_backbone_are_not_taken_for_mmpretrains(official, tmp_path):
     weights = {f'backbone.{name}': weight for name, weight in official.items()}
-    with pytest.raises(ValueError, match=r'in the official naming: .* is missing'):
+    message = r"in the official naming: .* is missing.* not used: \['backbone\.head\.bias', "
+    with pytest.raises(ValueError, match=message):
         loaded(swin, weights, tmp_path)
 
 

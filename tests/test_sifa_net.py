@@ -1,5 +1,7 @@
 """The SIFA block and SIFA-Net against the method, 2D ResNets and MMAction2's conventions."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -361,6 +363,27 @@ def test_2d_weights_load_under_mmpretrains_names_as_under_torchvisions(weights_f
             assert torch.equal(state[name], tensor), name
 
 
+def test_2d_weights_of_a_data_parallel_model_load(weights_file, tmp_path):
+    weights = torch.load(weights_file)
+    torch.save({f'module.{k}': v for k, v in weights.items()}, tmp_path / 'parallel.pth')
+    net = SIFANet(pretrained=str(tmp_path / 'parallel.pth'))
+    net.init_weights()
+    assert torch.equal(net.layer4[1].conv2.conv.weight, weights['layer4.1.conv2.weight'])
+
+
+@pytest.mark.parametrize('content', [None, [1]], ids=['none', 'list'])
+def test_checkpoints_without_a_dict_of_weights_are_named(content, tmp_path):
+    path = str(tmp_path / 'broken.pth')
+    torch.save({'state_dict': content}, path)
+    message = rf'dict of weights as its state_dict, got {type(content).__name__}$'
+    for source in (
+        dict(pretrained=path),
+        dict(init_cfg=dict(type='Pretrained', checkpoint=path)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SIFANet(**SMALL, **source).init_weights()
+
+
 def test_wrong_2d_weights_are_named(tmp_path, weights_file):
     weights = torch.load(weights_file)
     del weights['layer3.0.bn1.bias']
@@ -369,11 +392,24 @@ def test_wrong_2d_weights_are_named(tmp_path, weights_file):
     with pytest.raises(ValueError, match=r'3-4-6-3 bottlenecks in torchvision.*'
                        r'layer2.1.conv2.weight has shape \(7, 7, 3, 3\), which does not fit '
                        r'layer2.1.conv2.conv.weight \(128, 128, 3, 3\); '
-                       r'layer3.0.bn1.bias is missing$'):  # fmt: skip
+                       r"layer3.0.bn1.bias is missing\. .* not used: \['fc.bias', 'fc.weight'\]$"
+                       ):  # fmt: skip
         SIFANet(pretrained=str(tmp_path / 'broken.pth')).init_weights()
     torch.save({'whatever': torch.zeros(1)}, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match=r'conv1.weight is missing; bn1.weight is missing.* more$'):
+    with pytest.raises(ValueError, match=r"conv1.weight is missing; bn1.weight is missing.* more.*"
+                       r"not used: \['whatever'\]$"):  # fmt: skip
         SIFANet(pretrained=str(tmp_path / 'other.pth')).init_weights()
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
+def test_own_weights_in_pretrained_are_sent_to_init_cfg(prefix, tmp_path):
+    net = SIFANet(**SMALL, pretrained=str(tmp_path / 'own.pth'))
+    weights = {prefix + name: weight for name, weight in net.state_dict().items()}
+    torch.save({'state_dict': weights}, tmp_path / 'own.pth')
+    option = ", prefix='backbone.'" if prefix == 'backbone.' else ''
+    option = f"init_cfg=dict(type='Pretrained', checkpoint=...{option})"
+    with pytest.raises(ValueError, match=f'this backbone itself: .* {re.escape(option)}$'):
+        net.init_weights()
 
 
 def test_pretrained_init_cfg_loads_or_fails(tmp_path):
@@ -391,6 +427,14 @@ def test_pretrained_init_cfg_loads_or_fails(tmp_path):
         ValueError, match=r"no weight in .*recognizer.pth belongs.*prefix='backbone.'"
     ):
         net.init_weights()
+    # MMEngine knows no such key, and would load nothing.
+    torch.save({'model': model.backbone.state_dict()}, path)
+    with pytest.raises(ValueError, match=r"no weight in .* belongs.*got \['model'\]"):
+        net.init_weights()
+    weights = {f'module.{name}': weight for name, weight in model.backbone.state_dict().items()}
+    torch.save(weights, path)
+    net.init_weights()
+    torch.testing.assert_close(net.state_dict(), model.backbone.state_dict())
     with pytest.raises(ValueError, match='either pretrained or init_cfg, got both'):
         SIFANet(**SMALL, pretrained=path, init_cfg=dict(type='Pretrained', checkpoint=path))
 

@@ -354,6 +354,11 @@ def test_own_weights_load_by_init_cfg(tmp_path):
     net = SIFAPlugin(RESNET, ['layer3.*'], init_cfg=init_cfg)
     net.init_weights()
     torch.testing.assert_close(net.state_dict(), source.state_dict())
+    torch.save({'model.' + name: weight for name, weight in source.state_dict().items()},
+               tmp_path / 'own.pth')  # fmt: skip
+    net = SIFAPlugin(RESNET, ['layer3.*'], init_cfg=init_cfg)
+    with pytest.raises(ValueError, match=r"like 'backbone\.conv1\..*got \['model\.backbone\."):
+        net.init_weights()
 
 
 def test_a_copy_is_independent():

@@ -130,9 +130,29 @@ def test_wrong_clips_are_named(shape):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(arch='huge'), 'arch must be one of'),
+        (dict(arch='huge'), "arch must be one of .* or a dict, got 'huge'"),
+        (dict(arch=None), 'arch must be one of .* or a dict, got None'),
+        (dict(arch=[16]), r'arch must be one of .* or a dict, got \[16\]'),
         (dict(arch=dict(embed_dims=16)), 'arch must have the keys'),
         (dict(arch=ARCH | dict(num_heads=(1,))), 'as many num_heads'),
+        (
+            dict(arch=ARCH | dict(num_heads=(1, 2, 5, 8))),
+            r"must divide the stages' channels \[16, 32, 64, 128\], got \(1, 2, 5, 8\)",
+        ),
+        (dict(arch=ARCH | dict(num_heads=(1, 0, 4, 8))), r'must divide .* got \(1, 0, 4, 8\)'),
+        (
+            dict(arch=ARCH, pretrained='2d.pth', init_cfg=dict(type='Pretrained', checkpoint='3d')),
+            'either pretrained or init_cfg, got both',
+        ),
+        (
+            dict(
+                arch=ARCH,
+                pretrained='own.pth',
+                pretrained2d=False,
+                init_cfg=[dict(type='Pretrained', checkpoint='3d')],
+            ),
+            'either pretrained or init_cfg, got both',
+        ),
         (dict(arch=ARCH, out_indices=(4,)), 'out_indices must be stages out of 0 to 3'),
         (dict(arch=ARCH, frozen_stages=5), 'frozen_stages must be -1 to 4'),
     ],
@@ -150,6 +170,36 @@ def test_wrong_2d_weights_are_named(official_file, tmp_path):
     net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'other.pth'), pretrained2d=False)
     with pytest.raises(ValueError, match=r'patch_embed\.proj\.weight'):
         net.init_weights()
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
+def test_own_weights_taken_for_2d_ones_are_sent_elsewhere(prefix, tmp_path):
+    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'own.pth'))
+    weights = {prefix + name: weight for name, weight in net.state_dict().items()}
+    torch.save(weights, tmp_path / 'own.pth')
+    option = r"checkpoint=\.\.\., prefix='backbone\.'\)" if 'b' in prefix else 'pretrained2d=False'
+    with pytest.raises(ValueError, match=f'norm.weight is missing.*backbone itself: .*{option}$'):
+        net.init_weights()
+
+
+def test_names_of_a_3d_swin_are_named(tmp_path):
+    torch.save(SwinTransformer3D(ARCH).state_dict(), tmp_path / '3d.pth')
+    message = (
+        r'norm.weight is missing; norm.bias is missing\. '
+        r"Of the names in the file these are not used: \['norm3.bias', 'norm3.weight'\]$"
+    )
+    net = SIFATransformer(ARCH, (tmp_path / '3d.pth').as_posix(), patch_size=(2, 4, 4),
+                          window_size=(8, 7, 7))  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        net.init_weights()
+
+
+def test_2d_weights_of_a_data_parallel_model_load(official_file, tmp_path):
+    weights = torch.load(official_file)['model']
+    torch.save({f'module.{k}': v for k, v in weights.items()}, tmp_path / 'parallel.pth')
+    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'parallel.pth'))
+    net.init_weights()
+    assert torch.equal(net.norm3.weight, weights['norm.weight'])
 
 
 def test_own_weights_load_by_pretrained(tmp_path):
@@ -187,6 +237,16 @@ def test_with_cp_has_the_same_gradients(frozen_stages):
     frozen = ('patch_embed', 'layers.0.', 'layers.1.')
     assert any(k.startswith(frozen) for k in gradients[0]) == (frozen_stages < 0)
     torch.testing.assert_close(*gradients)
+
+
+def test_bfloat16_has_gradients():
+    net = randomized(SIFATransformer(ARCH)).bfloat16()
+    clip = torch.rand(1, 3, 8, 64, 64).bfloat16()
+    features = net(clip)
+    assert features.dtype == torch.bfloat16
+    features.float().square().mean().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad.isfinite().all(), name
 
 
 def test_compiles_into_one_graph_and_is_registered():

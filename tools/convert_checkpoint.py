@@ -18,7 +18,7 @@ import mmsifa
 from mmsifa.convert import Conversion, convert_release
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
-NOT_LOADED = (pickle.UnpicklingError, RuntimeError, EOFError, OSError)
+NOT_LOADED = (pickle.UnpicklingError, RuntimeError, OSError)
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     try:
         released = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
     except NOT_LOADED as error:
-        parser.error(f'cannot read {args.checkpoint}: {str(error) or "it ends too early"}')
+        parser.error(f'cannot read {args.checkpoint}: {error}')
     try:
         converted = convert_release(released)
     except ValueError as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmsifa.models.layers import SIFA
-from mmsifa.models.weights import check_some_weight_fits, load_2d_weights
+from mmsifa.models.weights import check_one_source, check_pretrained, load_2d_weights
 
 
 class FrameBottleneck(Bottleneck):
@@ -216,11 +216,7 @@ class SIFANet(BaseModule):
             stage_with_sifa=stage_with_sifa,
             kernel_sizes=kernel_sizes,
         )
-        if pretrained and 'Pretrained' in [cfg['type'] for cfg in _as_list(init_cfg)]:
-            raise ValueError(
-                'weights come from either pretrained or init_cfg, got both: set pretrained=None to '
-                f"keep init_cfg's, which {pretrained} would overwrite"
-            )
+        check_one_source(pretrained, init_cfg)
         self.pretrained = pretrained
         self.in_channels = in_channels
         self.tubelet_size = tubelet_size
@@ -291,9 +287,7 @@ class SIFANet(BaseModule):
 
     def init_weights(self) -> None:
         """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""
-        for cfg in _as_list(self.init_cfg):
-            if cfg['type'] == 'Pretrained':
-                check_some_weight_fits(self, cfg['checkpoint'], cfg.get('prefix', ''))
+        check_pretrained(self)
         super().init_weights()
         if self.pretrained:
             load_2d_weights(self, self.pretrained)
@@ -355,10 +349,6 @@ class SIFANet(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-
-def _as_list(init_cfg: dict | list[dict] | None) -> list[dict]:
-    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
 
 
 def _make_stage(

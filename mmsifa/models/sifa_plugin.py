@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmsifa.models.feature_layout import FeatureLayout, TrialRun, feature_maps
 from mmsifa.models.layers import SIFA, TemporalAttention
+from mmsifa.models.weights import check_pretrained
 
 
 @dataclass
@@ -151,6 +152,15 @@ class SIFAPlugin(BaseModule):
             # Before others, so that those which collect features for the backbone see ours.
             modules[name].register_forward_hook(part.replace_output, prepend=True)
             self.temporal[name.replace('.', '-')] = part
+
+    def init_weights(self) -> None:
+        """Initialize the backbone in its own way and the blocks, then load ``init_cfg``'s weights.
+
+        Raises:
+            ValueError: If no weight in the file fits.
+        """
+        check_pretrained(self)
+        super().init_weights()
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Extract features.

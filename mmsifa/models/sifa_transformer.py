@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmsifa.models.layers import TemporalAttention
-from mmsifa.models.weights import check_some_weight_fits, load_2d_swin_weights
+from mmsifa.models.weights import check_one_source, check_pretrained, load_2d_swin_weights
 
 
 class WindowAttention(WindowAttention3D):
     """MMAction2's window attention, by PyTorch's fused operator where no gradient is recorded.
 
     The fused operator takes no part in training: with a position table that learns, PyTorch
-    computes the same sums unfused.
+    computes the same sums unfused on CPUs.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -38,7 +38,7 @@ class WindowAttention(WindowAttention3D):
             Tokens of the same shape.
         """
         if torch.is_grad_enabled():
-            return super().forward(x, mask)
+            return super().forward(x, None if mask is None else mask.to(x.dtype))
         windows, length, _ = x.shape
         query, key, value = (
             self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
@@ -198,6 +198,7 @@ class SIFATransformer(SwinTransformer3D):
         **kwargs,
     ) -> None:
         arch = self._check_arch(arch, **kwargs)
+        check_one_source(pretrained, kwargs.get('init_cfg'))
         # The inherited constructor makes stages without blocks; the blocks are ours.
         super().__init__(
             arch | dict(depths=[0] * len(arch['depths'])),
@@ -262,10 +263,12 @@ class SIFATransformer(SwinTransformer3D):
     ) -> dict:
         if isinstance(name_or_arch, dict):
             arch = dict(name_or_arch)
-        elif name_or_arch.lower() in cls.arch_zoo:
+        elif isinstance(name_or_arch, str) and name_or_arch.lower() in cls.arch_zoo:
             arch = dict(cls.arch_zoo[name_or_arch.lower()])
         else:
-            raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)}, got {name_or_arch!r}')
+            raise ValueError(
+                f'arch must be one of {sorted(cls.arch_zoo)} or a dict, got {name_or_arch!r}'
+            )
         keys = {'embed_dims', 'depths', 'num_heads'}
         if set(arch) != keys:
             raise ValueError(f'arch must have the keys {sorted(keys)}, got {sorted(arch)}')
@@ -274,6 +277,12 @@ class SIFATransformer(SwinTransformer3D):
             raise ValueError(
                 'arch must have 1 to 4 depths and as many num_heads, got '
                 f'{arch["depths"]} and {arch["num_heads"]}'
+            )
+        channels = [arch['embed_dims'] * 2**i for i in range(stages)]
+        if any(h < 1 or c % h for c, h in zip(channels, arch['num_heads'], strict=True)):
+            raise ValueError(
+                f"num_heads of arch must divide the stages' channels {channels}, got "
+                f'{arch["num_heads"]}'
             )
         if not out_indices or not set(out_indices) <= set(range(stages)):
             raise ValueError(
@@ -287,9 +296,7 @@ class SIFATransformer(SwinTransformer3D):
         """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""
         if self.pretrained and not self.pretrained2d:
             self.init_cfg = dict(type='Pretrained', checkpoint=self.pretrained)
-        for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []:
-            if cfg['type'] == 'Pretrained':
-                check_some_weight_fits(self, cfg['checkpoint'], cfg.get('prefix', ''))
+        check_pretrained(self)
         BaseModule.init_weights(self)
         if self.pretrained and self.pretrained2d:
             load_2d_swin_weights(self, self.pretrained)

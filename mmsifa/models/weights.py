@@ -1,13 +1,15 @@
 """Weights from files, with an error instead of silence where they do not fit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.logging import print_log
+from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsifa.models.naming import to_official_swin, to_torchvision_resnet, torchvision_name
 
@@ -15,27 +17,56 @@ if TYPE_CHECKING:
     from mmsifa.models.sifa_net import SIFANet
     from mmsifa.models.sifa_transformer import SIFATransformer
 
+_INIT_CFG = "pretrained=None and init_cfg=dict(type='Pretrained', checkpoint={})"
 
-def check_some_weight_fits(net: nn.Module, path: str, prefix: str = '') -> None:
-    """Refuse a file for ``init_cfg=dict(type='Pretrained')`` that would load nothing.
+
+def check_one_source(pretrained: str | None, init_cfg: dict | list[dict] | None) -> None:
+    """Refuse weights from two sources, of which one would overwrite the other.
+
+    Args:
+        pretrained: A backbone's argument of that name.
+        init_cfg: Its initialization config.
+
+    Raises:
+        ValueError: If both name a file.
+    """
+    if pretrained and _pretrained_cfgs(init_cfg):
+        raise ValueError(
+            'weights come from either pretrained or init_cfg, got both: set pretrained=None to '
+            f"keep init_cfg's, which {pretrained} would overwrite"
+        )
+
+
+def check_pretrained(net: BaseModule) -> None:
+    """Refuse files of ``init_cfg=dict(type='Pretrained')`` that would load nothing.
 
     Args:
         net: The backbone.
-        path: A checkpoint as MMEngine's loaders take it.
-        prefix: What precedes the backbone's names in the file.
 
     Raises:
-        ValueError: If no weight in the file has the name of one of the backbone.
+        ValueError: If no weight in a file has the name of one of the backbone.
     """
-    names = _load_state_dict(path).keys()
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    own = net.state_dict()
-    if not any(prefix + name in names for name in own):
-        raise ValueError(
-            f"no weight in {path} belongs to this backbone: expected names like '{prefix}"
-            f"{next(iter(own))}', got {sorted(names)[:3]}. For the weights of a whole recognizer "
-            "set prefix='backbone.' in init_cfg; 2D weights go into the argument 'pretrained'"
-        )
+    for cfg in _pretrained_cfgs(net.init_cfg):
+        path, prefix = cfg['checkpoint'], cfg.get('prefix')
+        # As MMEngine reads it: no 'model', and 'module.' stays where a prefix is given.
+        weights = state_dict_in(_load(path), keys=('state_dict',))
+        if prefix:
+            prefix = f'{prefix.rstrip(".")}.'
+        else:
+            prefix, weights = '', without_module(weights)
+        own = net.state_dict()
+        if not any(prefix + name in weights for name in own):
+            raise ValueError(
+                f"no weight in {path} belongs to this backbone: expected names like '{prefix}"
+                f"{next(iter(own))}', got {sorted(map(str, weights))[:3]}. For the weights of a "
+                "whole recognizer set prefix='backbone.' in init_cfg; 2D weights go into the "
+                "argument 'pretrained', those for a plug-in into the config of its backbone"
+            )
+
+
+def _pretrained_cfgs(init_cfg: dict | list[dict] | None) -> list[dict]:
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    return [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
 
 
 def load_2d_weights(net: 'SIFANet', path: str) -> None:
@@ -51,29 +82,25 @@ def load_2d_weights(net: 'SIFANet', path: str) -> None:
     Raises:
         ValueError: If the file lacks a weight or has one of another shape.
     """
-    weights = to_torchvision_resnet(_load_state_dict(path))
-    wrong: list[str] = []
-    loaded: set[str] = set()
-    for name, target in _conv_and_norm_tensors(net):
-        source = torchvision_name(name.replace('_dual', ''))
-        if source not in weights:
-            if not source.endswith('num_batches_tracked'):
-                wrong.append(f'{source} is missing')
-            continue
-        weight = weights[source]
+    file = without_module(state_dict_in(_load(path)))
+    weights = to_torchvision_resnet(file)
+
+    def targets() -> Iterator[tuple[str, str, Tensor]]:
+        for name, target in _conv_and_norm_tensors(net):
+            source = torchvision_name(name.replace('_dual', ''))
+            if source in weights or not source.endswith('num_batches_tracked'):
+                yield source, name, target
+
+    def fit(source: str, weight: Tensor) -> Tensor:
         if source == 'conv1.weight' and weight.dim() == 4:
-            weight = _inflate_stem(weight, net.tubelet_size)
-        if weight.shape == target.shape:
-            target.copy_(weight)
-            loaded.add(source)
-        else:
-            wrong.append(
-                f'{source} has shape {tuple(weights[source].shape)}, which does not fit {name} '
-                f'{tuple(target.shape)}'
-            )
+            return _inflate_stem(weight, net.tubelet_size)
+        return weight
+
+    used, wrong = _copy_weights(weights, targets(), fit)
     blocks = '-'.join(str(len(getattr(net, stage))) for stage in net.stages)
     kind = f"2D ResNet with {blocks} bottlenecks in torchvision's naming"
-    _report(path, kind, wrong, loaded, weights.keys() - loaded)
+    advice = _advice(net, file, _INIT_CFG.format('...'))
+    _report(path, kind, wrong, len(used), sorted(weights.keys() - used), advice)
 
 
 def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
@@ -90,54 +117,102 @@ def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
     Raises:
         ValueError: If the file lacks a weight or has one of another shape.
     """
-    weights, naming = to_official_swin(_load_state_dict(path))
-    wrong: list[str] = []
-    loaded: set[str] = set()
-    for name, target in net.state_dict().items():
-        if '.temporal.' in name or name.endswith('relative_position_index'):
-            continue
-        source = name.replace('norm3.', 'norm.') if name.startswith('norm3.') else name
-        if source not in weights:
-            if not (name.startswith('norm') and source == name):  # of earlier stages: fresh
-                wrong.append(f'{source} is missing')
-            continue
-        weight = weights[source].float()
+    file = without_module(state_dict_in(_load(path)))
+    weights, naming = to_official_swin(file)
+    computed = ('relative_position_index', 'attn_mask')
+    weights = {name: weight for name, weight in weights.items() if not name.endswith(computed)}
+
+    def targets() -> Iterator[tuple[str, str, Tensor]]:
+        for name, target in net.state_dict().items():
+            source = re.sub(r'^norm3\.', 'norm.', name)
+            # Norms of earlier stages are ours alone, unless the file has them.
+            fresh = re.match(r'norm\d\.', source) and source not in weights
+            if not (fresh or '.temporal.' in name or name.endswith(computed)):
+                yield source, name, target
+
+    def fit(source: str, weight: Tensor) -> Tensor:
+        weight = weight.float()
         if source == 'patch_embed.proj.weight' and weight.dim() == 4:
             frames = net.patch_size[0]
-            weight = weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
-        elif source.endswith('relative_position_bias_table'):
-            weight = _resize_position_table(weight, net.window_size)
-        if weight.shape == target.shape:
-            target.copy_(weight)
-            loaded.add(source)
-        else:
-            wrong.append(
-                f'{source} has shape {tuple(weights[source].shape)}, which does not fit {name} '
-                f'{tuple(target.shape)}'
-            )
+            return weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+        if source.endswith('relative_position_bias_table'):
+            return _resize_position_table(weight, net.window_size)
+        return weight
+
+    used, wrong = _copy_weights(weights, targets(), fit)
     blocks = '-'.join(map(str, net.depths))
     kind = f'2D Swin with {blocks} blocks and {net.embed_dims} channels in {naming} naming'
     if naming != 'the official':
         kind += ' (here in the official one)'
-    _report(path, kind, wrong, loaded, weights.keys() - loaded)
+    advice = _advice(net, file, 'pretrained2d=False')
+    _report(path, kind, wrong, len(used), sorted(weights.keys() - used), advice)
+
+
+def _copy_weights(
+    weights: Mapping[str, Tensor],
+    targets: Iterable[tuple[str, str, Tensor]],
+    fit: Callable[[str, Tensor], Tensor],
+) -> tuple[set[str], list[str]]:
+    """Copy 2D weights into a network.
+
+    Args:
+        weights: The weights.
+        targets: The name of a weight, that of the network's tensor for it, and that tensor.
+        fit: Makes a named weight into what the network has for it.
+
+    Returns:
+        The names of the weights that the network has a place for, and what is wrong.
+    """
+    used: set[str] = set()
+    wrong: list[str] = []
+    for source, name, target in targets:
+        weight = weights.get(source)
+        if not isinstance(weight, Tensor):
+            wrong.append(f'{source} is missing')
+            continue
+        used.add(source)
+        fitted = fit(source, weight)
+        if fitted.shape == target.shape:
+            target.copy_(fitted)
+        else:
+            wrong.append(
+                f'{source} has shape {tuple(weight.shape)}, which does not fit {name} '
+                f'{tuple(target.shape)}'
+            )
+    return used, wrong
 
 
 def _resize_position_table(table: Tensor, window_size: tuple[int, int, int]) -> Tensor:
     """Fit a 2D position table ((2w-1)^2, heads) to a window of frames, rows and columns."""
     frames, *sides = (2 * size - 1 for size in window_size)
     side = round(len(table) ** 0.5)
-    if side**2 == len(table) and sides != [side, side]:
+    if side**2 != len(table):
+        return table  # of no 2D window, which its shape shows
+    if sides != [side, side]:
         square = table.T.reshape(1, -1, side, side)
         table = F.interpolate(square, sides, mode='bicubic').flatten(2)[0].T
     return table.repeat(frames, 1)
 
 
-def _report(path: str, kind: str, wrong: list[str], loaded: set[str], unused: set[str]) -> None:
+def _advice(net: BaseModule, names: Container[str], option: str) -> str:
+    """Say how weights of the backbone itself are loaded, if a file for 2D weights has such."""
+    own = net.state_dict()
+    if not all(name in names for name in own):
+        if not all(f'backbone.{name}' in names for name in own):
+            return ''
+        option = _INIT_CFG.format("..., prefix='backbone.'")
+    return f'. These are weights of this backbone itself: set {option}'
+
+
+def _report(
+    path: str, kind: str, wrong: list[str], num_loaded: int, unused: list[str], advice: str
+) -> None:
     if wrong:
-        raise ValueError(f'{path} does not hold the weights of a {kind}: {first_ten(wrong)}')
-    print_log(
-        f'loaded {len(loaded)} 2D weights from {path}; not used: {sorted(unused)}', logger='current'
-    )
+        raise ValueError(
+            f'{path} does not hold the weights of a {kind}: {first_ten(wrong)}. Of the names in '
+            f'the file these are not used: {unused[:3]}{advice}'
+        )
+    print_log(f'loaded {num_loaded} 2D weights from {path}; not used: {unused}', logger='current')
 
 
 def first_ten(wrong: Sequence[str]) -> str:
@@ -146,19 +221,41 @@ def first_ten(wrong: Sequence[str]) -> str:
     return '; '.join(wrong[:10]) + more
 
 
-def state_dict_in(checkpoint: Mapping) -> Mapping[str, Tensor]:
-    """Return the weights in a checkpoint: its state_dict, its model, or itself.
+def state_dict_in(
+    checkpoint: Mapping, keys: Sequence[str] = ('state_dict', 'model')
+) -> Mapping[str, Tensor]:
+    """Return the weights in a checkpoint.
+
+    Args:
+        checkpoint: Weights, or what holds them.
+        keys: Under which they may be, the first one first; else the checkpoint is the weights.
+
+    Returns:
+        The weights by name.
 
     Raises:
-        ValueError: If that is no dict.
+        ValueError: If they are no dict.
     """
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f'expected a dict of weights, got {type(checkpoint).__name__}')
-    return checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    weights, where = checkpoint, ''
+    if isinstance(checkpoint, Mapping):
+        for key in keys:
+            if key in checkpoint:
+                weights, where = checkpoint[key], f' as its {key}'
+                break
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f'expected a checkpoint with a dict of weights{where}, got {type(weights).__name__}'
+        )
+    return weights
 
 
-def _load_state_dict(path: str) -> Mapping[str, Tensor]:
-    return state_dict_in(CheckpointLoader.load_checkpoint(path, map_location='cpu'))
+def without_module(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take away ``module.``, which a data-parallel model puts before its weights' names."""
+    return {str(name).removeprefix('module.'): weight for name, weight in weights.items()}
+
+
+def _load(path: str) -> Mapping:
+    return CheckpointLoader.load_checkpoint(path, map_location='cpu')
 
 
 def _inflate_stem(weight: Tensor, tubelet_size: int) -> Tensor:
