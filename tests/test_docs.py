@@ -109,9 +109,7 @@ def convnext(tmp_path_factory):
 
 
 @pytest.mark.parametrize('path', PLUGINS, ids=lambda path: path.stem)
-def test_plugin_configs_are_short_and_of_one_clip_length(path):
-    lines = [line for line in path.read_text().splitlines() if line.strip() and line[0] != '#']
-    assert len(lines) <= 15
+def test_plugin_configs_are_of_one_clip_length(path):
     cfg = Config.fromfile(path)
     assert cfg.custom_imports.imports == ['mmsifa']
     steps = [

@@ -73,7 +73,7 @@ class SIFAPlugin(BaseModule):
                      submodule's output -> SIFA over the T frames of each clip -> next submodule
 
     The backbone keeps its code, the names of its weights and its own way of loading them. A trial
-    run on two frames finds out which submodules return feature maps, and of how many channels:
+    run on a few frames finds out which submodules return feature maps, and of how many channels:
     (N*T, C, H, W), (N*T, H, W, C) or tokens (N*T, L, C), alone or as the first of several outputs.
     Maps have the frames' shape; either side may lack up to 4 positions for want of padding.
 
@@ -130,12 +130,8 @@ class SIFAPlugin(BaseModule):
         super().__init__(init_cfg)
         self.num_segments = num_segments
         self.in_channels = in_channels
-        if isinstance(backbone, nn.Module):
-            module: Any = backbone
-            has_weights = True
-        else:
-            module = _build(backbone)
-            has_weights = _find_callable(backbone['type']) is not None
+        module: Any = backbone if isinstance(backbone, nn.Module) else _build(backbone)
+        has_weights = module is backbone or _is_importable(backbone)
         if has_weights and not isinstance(module, BaseModule):
             module.is_init = True  # or MMEngine would call an init_weights of another kind
         self.backbone = module
