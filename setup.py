@@ -114,7 +114,7 @@ setup(
         'transformers': ['transformers'],  # backbones for SIFAPlugin
         'visualization': ['moviepy<2'],  # MMAction2's videos
         'tests': [
-            *('build', 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'types-setuptools'),
+            *('build', 'hypothesis', 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'types-setuptools'),
             *('moviepy<2', 'transformers'),
         ],
     },

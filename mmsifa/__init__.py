@@ -19,7 +19,7 @@ from mmsifa import compat  # noqa: E402
 
 compat.apply()
 
-from mmsifa import datasets, models, ops  # noqa: E402
+from mmsifa import datasets, engine, models, ops  # noqa: E402
 from mmsifa.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'compat', 'datasets', 'models', 'ops']
+__all__ = ['__version__', 'compat', 'datasets', 'engine', 'models', 'ops']

@@ -1,0 +1,1 @@
+"""Hooks, registered with ``mmaction.registry.HOOKS``; our configs have them on."""
