@@ -33,6 +33,8 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 
+from mmsifa import compat_fsdp
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -43,6 +45,7 @@ def apply():
     mend_checkpoint_loading()
     mend_cpu_amp()
     mend_cpu_processes()
+    compat_fsdp.mend_cpu_fsdp()
     mend_config_bases()
     mend_bfloat16_scores()
     mend_hue_overflow()
