@@ -27,6 +27,7 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
+from mmengine.fileio import LocalBackend
 from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
@@ -34,6 +35,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 
 from mmsifa import compat_fsdp
+from mmsifa.atomic_write import write_atomically
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -43,6 +45,7 @@ def apply():
     mend_missing_drn()
     mend_multimodal_import()
     mend_checkpoint_loading()
+    mend_local_writes()
     mend_cpu_amp()
     mend_cpu_processes()
     compat_fsdp.mend_cpu_fsdp()
@@ -249,6 +252,16 @@ def mend_checkpoint_loading():
             return upstream(cls, *args, **kwargs)
 
     CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+
+
+@functools.cache
+def mend_local_writes():
+    """A killed run leaves half a checkpoint (mmengine/fileio/backends/local_backend.py:77).
+
+    MMEngine writes every checkpoint through this method, in place.
+    """
+    if 'open' in LocalBackend.put.__code__.co_names:
+        LocalBackend.put = lambda self, obj, filepath: write_atomically(filepath, obj)
 
 
 class AmpOptimWrapper(mmengine.optim.AmpOptimWrapper):

@@ -2,4 +2,7 @@ _base_ = 'mmaction::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['mmsifa'], allow_failed_imports=False)
 
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+default_hooks = dict(
+    checkpoint=dict(type='AtomicCheckpointHook', max_keep_ckpts=3),
+    invalid_loss=dict(type='InvalidLossHook'),
+    preemption=dict(type='PreemptionHook'))

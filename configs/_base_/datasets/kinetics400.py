@@ -18,7 +18,7 @@ train_pipeline = [
         transforms=[dict(type='ClipGaussianBlur', sigma=(0.1, 2.0))]),
     dict(type='Flip', flip_ratio=0.5),
     dict(type='FormatShape', input_format='NCTHW'),
-    dict(type='PackActionInputs')
+    dict(type='PackActionInputs', meta_keys=('filename', 'frame_dir'))
 ]
 val_pipeline = [
     dict(type='DecordInit'),

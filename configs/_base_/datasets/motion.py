@@ -8,7 +8,7 @@ train_pipeline = [
     dict(type='Flip', direction='horizontal', flip_label_map={0: 1, 1: 0, 6: 7, 7: 6}),
     dict(type='Flip', direction='vertical', flip_label_map={2: 3, 3: 2, 6: 7, 7: 6}),
     dict(type='FormatShape', input_format='NCTHW'),
-    dict(type='PackActionInputs')
+    dict(type='PackActionInputs', meta_keys=('filename', 'frame_dir'))
 ]
 val_pipeline = [
     dict(type='DecordInit'),

@@ -5,7 +5,7 @@ train_pipeline = [
     *_base_.train_pipeline[:5],
     dict(type='ClipRandAugment', num_ops=2, magnitude=27),
     dict(type='FormatShape', input_format='NCTHW'),
-    dict(type='PackActionInputs')
+    dict(type='PackActionInputs', meta_keys=('filename', 'frame_dir'))
 ]
 
 train_dataloader = dict(

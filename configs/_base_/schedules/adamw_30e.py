@@ -1,13 +1,14 @@
 # MMAction2's Swin recipe; the paper's is not published
 max_epochs = 30
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=3)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    clip_grad=dict(max_norm=1e9),  # clips nothing: logs the gradients' norm
     constructor='SwinOptimWrapperConstructor',
     # By parts of parameters' names, multiplied: a tenth of the rate for the pretrained trunk
     paramwise_cfg={

@@ -1,7 +1,7 @@
 max_epochs = 64
 warmup_epochs = 1
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=4)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -1,1 +1,7 @@
 """Hooks, registered with ``mmaction.registry.HOOKS``; our configs have them on."""
+
+from mmsifa.engine.hooks.checkpoint import AtomicCheckpointHook
+from mmsifa.engine.hooks.invalid_loss import InvalidLossHook
+from mmsifa.engine.hooks.preemption import PreemptionHook
+
+__all__ = ['AtomicCheckpointHook', 'InvalidLossHook', 'PreemptionHook']

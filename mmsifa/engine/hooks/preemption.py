@@ -1,0 +1,101 @@
+"""Stop at a signal, in a way that the next start goes on from."""
+
+import signal
+from collections.abc import Sequence
+
+import torch
+from mmaction.registry import HOOKS
+from mmengine.dist import all_reduce, barrier
+from mmengine.hooks import Hook
+
+from mmsifa.engine.hooks.checkpoint import AtomicCheckpointHook
+
+EXIT_CODE = 75  # EX_TEMPFAIL: try again
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Save a checkpoint and end when a signal says that time is up.
+
+    A cluster gives notice of the end of a job's time (Slurm: ``sbatch --signal=USR1@120``). The
+    iteration is finished, and with accumulated gradients the update; then the checkpoint is saved
+    and every process ends with exit code 75. The next start with ``--resume`` goes on from there,
+    with :class:`~mmsifa.engine.loops.ResumableTrainLoop` in the middle of the epoch. It is enough
+    that one of several processes gets the signal.
+
+    Args:
+        signals: Names of the signals. Default: SIGUSR1 alone, since SIGTERM is also what launchers
+            send to end the other processes when one has failed.
+
+    Raises:
+        ValueError: If a signal is not known here.
+        TypeError: If the runner's checkpoint hook is not an AtomicCheckpointHook.
+
+    Example:
+        In a config::
+
+            default_hooks = dict(
+                checkpoint=dict(type='AtomicCheckpointHook'),
+                preemption=dict(type='PreemptionHook'))
+    """
+
+    priority = 'LOWEST'  # after the schedules' step
+
+    def __init__(self, signals: Sequence[str] = ('SIGUSR1',)):
+        unknown = [name for name in signals if name not in signal.Signals.__members__]
+        if unknown:
+            known = ', '.join(signal.Signals.__members__)
+            raise ValueError(f'PreemptionHook expects signals among {known}, got {unknown}')
+        self.signals = [signal.Signals[name] for name in signals]
+        self.received = False
+
+    def before_run(self, runner):
+        """Catch the signals from now on.
+
+        Args:
+            runner: The runner.
+        """
+        if not any(isinstance(hook, AtomicCheckpointHook) for hook in runner.hooks):
+            names = [type(hook).__name__ for hook in runner.hooks]
+            raise TypeError(
+                'PreemptionHook saves by default_hooks.checkpoint, expected of type '
+                f'AtomicCheckpointHook, got hooks {names}; '
+                'take that type or leave PreemptionHook out by default_hooks.preemption=None'
+            )
+        self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
+
+    def after_run(self, runner):
+        """Give the signals back.
+
+        Args:
+            runner: The runner.
+        """
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Save and end if a process has got the signal.
+
+        Args:
+            runner: The runner.
+            batch_idx: The number of the batch in its epoch.
+            data_batch: The batch.
+            outputs: The losses.
+        """
+        if not runner.optim_wrapper.should_update():
+            return
+        received = torch.tensor(int(self.received))
+        all_reduce(received, 'max')
+        if not received:
+            return
+        saver = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
+        path = saver.save_interrupted(runner)
+        barrier()  # nobody ends, and takes the others along, before the file is there
+        runner.logger.info(
+            f'Stopped by a signal after iteration {runner.iter + 1} and saved {path}: the same '
+            'command with --resume goes on from there'
+        )
+        raise SystemExit(EXIT_CODE)
+
+    def _receive(self, number, frame):
+        self.received = True
