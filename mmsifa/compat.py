@@ -49,6 +49,7 @@ def apply():
     mend_cpu_amp()
     mend_cpu_processes()
     compat_fsdp.mend_cpu_fsdp()
+    compat_fsdp.mend_fsdp_resume()
     mend_config_bases()
     mend_bfloat16_scores()
     mend_hue_overflow()

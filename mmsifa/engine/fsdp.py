@@ -1,11 +1,10 @@
 """How a network is cut for FullyShardedDataParallel (FSDP)."""
 
+from mmengine.registry import FUNCTIONS  # MMAction2's cannot be read: it names no real module
 from torch import nn
 
-from mmaction.registry import FUNCTION
 
-
-@FUNCTION.register_module()
+@FUNCTIONS.register_module()
 def wrap_blocks(
     module: nn.Module,
     recurse: bool,
