@@ -48,11 +48,12 @@ def apply():
     mend_local_writes()
     mend_cpu_amp()
     mend_cpu_processes()
-    compat_fsdp.mend_cpu_fsdp()
-    compat_fsdp.mend_fsdp_resume()
     mend_config_bases()
     mend_bfloat16_scores()
     mend_hue_overflow()
+    compat_fsdp.mend_cpu_fsdp()
+    compat_fsdp.mend_fsdp_resume()
+    compat_fsdp.mend_flexible_position()
 
 
 class _MissingDRN(MetaPathFinder, Loader):

@@ -2,11 +2,13 @@
 
 import functools
 import inspect
+from types import SimpleNamespace
 
 import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
 from mmengine.model import MMFullyShardedDataParallel
+from mmengine.runner import FlexibleRunner
 
 
 @functools.cache
@@ -49,3 +51,29 @@ def mend_fsdp_resume():
         self.optim_wrapper.load_state_dict(state)
 
     FSDPStrategy.load_optim_state_dict = load_optim_state_dict
+
+
+@functools.cache
+def mend_flexible_position():
+    """FlexibleRunner resumes too late in the run (mmengine/runner/_flexible_runner.py:1580).
+
+    The epoch and iteration that a hook gives it to save are replaced by the next ones, which they
+    are already when it saves after a validation. Runner keeps what it is given.
+    """
+    upstream = FlexibleRunner.save_checkpoint
+    if 'setdefault' in upstream.__code__.co_names:
+        return
+
+    @functools.wraps(upstream)
+    def save_checkpoint(self, *args, meta=None, **kwargs):
+        def before_save_checkpoint(runner, checkpoint):
+            checkpoint['meta'].update(meta or {})
+
+        put_back = SimpleNamespace(before_save_checkpoint=before_save_checkpoint)
+        self._hooks.append(put_back)
+        try:
+            upstream(self, *args, meta=dict(meta or {}), **kwargs)
+        finally:
+            self._hooks.remove(put_back)
+
+    FlexibleRunner.save_checkpoint = save_checkpoint
