@@ -4,14 +4,21 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import torch
+from mmaction.registry import HOOKS
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from mmaction.registry import HOOKS
+
+def write(runner, name: str, record: dict) -> None:
+    folder = Path(runner.work_dir, 'ranks')
+    folder.mkdir(exist_ok=True)
+    (folder / f'{name}{get_rank()}.json').write_text(json.dumps(record))
 
 
 def files_of(data_batch) -> list[str]:
@@ -20,20 +27,15 @@ def files_of(data_batch) -> list[str]:
 
 @HOOKS.register_module()
 class RankRecord(Hook):
-    """Write what a rank saw and ended with to ``OUT/rankN.json``, its first weights to a file."""
+    """Write what a rank saw and ended with to ``ranks/rankN.json``, its first weights beside it."""
 
     priority = 'VERY_LOW'
 
-    def __init__(self, out: str):
-        self.out = Path(out)
-        self.seen: dict = {'trained': [], 'validated': {}}
-
     def before_train(self, runner):
-        self.out.mkdir(parents=True, exist_ok=True)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.model = model
-        if get_rank() == 0:
-            torch.save(model.state_dict(), self.out / 'initial.pth')
+        self.seen: dict = {'trained': [], 'validated': {}}
+        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        write(runner, 'started', dict(world_size=get_world_size()))
+        torch.save(self.model.state_dict(), f'{runner.work_dir}/ranks/initial{get_rank()}.pth')
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.seen['trained'].append(files_of(data_batch))
@@ -49,8 +51,22 @@ class RankRecord(Hook):
         weights = hashlib.sha256()
         for tensor in self.model.state_dict().values():
             weights.update(tensor.cpu().contiguous().numpy().tobytes())
-        record = dict(self.seen, world_size=get_world_size(), weights=weights.hexdigest())
-        (self.out / f'rank{get_rank()}.json').write_text(json.dumps(record))
+        world = dict(world_size=get_world_size(), node=os.environ.get('SLURM_NODEID'))
+        write(runner, 'rank', dict(self.seen, weights=weights.hexdigest(), **world))
+
+
+@HOOKS.register_module()
+class ShardRecord(Hook):
+    """Write how many numbers of parameters and optimizer a rank holds to ``ranks/shardN.json``."""
+
+    def after_train(self, runner):
+        optimizer = runner.optim_wrapper.optimizer
+        state = [x for s in optimizer.state.values() for x in s.values() if x.dim()]
+        record = dict(
+            parameters=sum(parameter.numel() for parameter in runner.model.parameters()),
+            optimizer=sum(x.numel() for x in state),
+        )
+        write(runner, 'shard', record)
 
 
 @HOOKS.register_module()
@@ -64,4 +80,41 @@ class KillRank(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if get_rank() == self.rank and runner.iter + 1 == self.iters:
+            write(runner, 'killed', dict(time=time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class SignalJob(Hook):
+    """Let Slurm send USR1 to the job: at its first start during training, then before it can.
+
+    "Before": before :class:`mmsifa.engine.hooks.PreemptionHook`, whose priority is lower, is ready.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, iters: int):
+        self.iters = iters
+        self.start = int(os.environ.get('SLURM_RESTART_COUNT', 0))
+
+    def _send(self):
+        if get_rank() == 0:
+            job = os.environ['SLURM_JOB_ID']
+            subprocess.run(['scancel', '--signal=USR1', job])  # which may end of it too
+
+    def before_run(self, runner):
+        if self.start == 1:
+            self._send()
+            end = time.monotonic() + 60
+            while signal.SIGUSR1 not in signal.sigpending():
+                assert time.monotonic() < end, 'no signal came'
+                time.sleep(0.05)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.start == 0 and runner.iter + 1 == self.iters:
+            self._send()
+            (hook,) = (hook for hook in runner.hooks if type(hook).__name__ == 'PreemptionHook')
+            end = time.monotonic() + 60
+            while not hook.received:
+                assert time.monotonic() < end, 'no signal came'
+                time.sleep(0.05)

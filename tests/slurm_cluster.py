@@ -96,16 +96,16 @@ class SlurmCluster:
             timeout=60,
         ).stdout
 
-    def wait(self, what: str, done, seconds: float):
-        """Wait until ``done()`` is true, and return what it returned."""
+    def wait(self, what: str, done, seconds: float, *logs: Path) -> None:
+        """Wait until ``done()`` is true; if it does not come, show the ends of all logs."""
         end = time.monotonic() + seconds
-        while not (result := done()):
+        while not done():
             dead = [daemon.args for daemon in self.daemons if daemon.poll() is not None]
             if dead or time.monotonic() > end:
-                logs = [f'{log}:\n{log.read_text()[-2000:]}' for log in self.folder.glob('*.log')]
-                raise TimeoutError('\n\n'.join([f'{what}; ended: {dead}', *logs]))
+                paths = [*self.folder.glob('*.log'), *filter(Path.exists, logs)]
+                ends = [f'{path}:\n{path.read_text()[-2000:]}' for path in paths]
+                raise TimeoutError('\n\n'.join([f'{what}; ended daemons: {dead}', *ends]))
             time.sleep(0.2)
-        return result
 
     def _start(self, name: str, *command) -> None:
         with (self.folder / f'{name}.out.log').open('w') as out:

@@ -63,6 +63,7 @@ class PreemptionHook(Hook):
                 'take that type or leave PreemptionHook out by default_hooks.preemption=None'
             )
         self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)  # one may wait, held back so far
 
     def after_run(self, runner):
         """Give the signals back.
