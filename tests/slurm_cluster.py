@@ -47,7 +47,7 @@ KillWait=5
 GresTypes=gpu
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=16 Gres=gpu:2
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=16 Gres=gpu:2
-PartitionName=ci Nodes=node1,node2 Default=YES MaxTime=60 State=UP
+PartitionName=ci Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -107,6 +107,11 @@ class SlurmCluster:
                 raise TimeoutError('\n\n'.join([f'{what}; ended daemons: {dead}', *ends]))
             time.sleep(0.2)
 
+    def idle(self) -> bool:
+        """Whether both nodes have nothing to do, nor to tidy up."""
+        idle = ('sinfo', '--noheader', '--Node', '--states=idle', '--format=%N')
+        return len(self._answers(*idle).split()) == 2
+
     def _start(self, name: str, *command) -> None:
         with (self.folder / f'{name}.out.log').open('w') as out:
             self.daemons.append(
@@ -153,8 +158,7 @@ class SlurmCluster:
             self._start('slurmctld', 'slurmctld', '-D', '-c')
             for node in ('node1', 'node2'):
                 self._start(f'slurmd-{node}', 'slurmd', '-D', '-N', node)
-            idle = ('sinfo', '--noheader', '--Node', '--states=idle', '--format=%N')
-            self.wait('the nodes do not come', lambda: len(self._answers(*idle).split()) == 2, 60)
+            self.wait('the nodes do not come', self.idle, 60)
         except BaseException:
             self.stop()
             raise

@@ -103,6 +103,7 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
     for times in (1, 2):
         cluster.wait('the job runs on', lambda times=times: ended_or_restarted(times), 120, log)
         assert state()['Restarts'] == str(times), log.read_text()[-4000:]
+        cluster.wait('the nodes are not free', cluster.idle, 60)
         cluster.run('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # not in two minutes
     cluster.wait('the job runs on', lambda: ended_or_restarted(3), 120, log)
     text = log.read_text()
