@@ -2,11 +2,11 @@
 
     python tools/kill_training.py OUT.json --kills 20
 
-Trains a small SIFA-Net once without a break. Then trains it again, ends all its processes by SIGKILL,
-at random moments and while it writes a checkpoint by turns, and starts it with --resume each time,
-until all kills are done and the last run is through. Weights, optimizer and schedules of both must
-be equal bit by bit. Writes what happened to OUT.json; ends with 1 if anything differs. Takes some 15
-seconds a kill on 2 cores.
+Trains a small SIFA-Net once without a break. Then trains it again, ends all its processes by
+SIGKILL, at random moments and while it writes a checkpoint by turns, and starts it with --resume
+each time, until all kills are done and the last run is through. Weights, optimizer and schedules
+of both must be equal bit by bit. Writes what happened to OUT.json; ends with 1 if anything differs.
+Takes some 15 seconds a kill on 2 cores.
 """
 
 import argparse
