@@ -1,4 +1,4 @@
-"""Runs that are broken off and go on, in one process."""
+"""The loop and the hooks of a run that is broken off, goes on, or must stop."""
 
 import json
 import signal
@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 from mmaction.registry import HOOKS
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -13,6 +14,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 
 from mmsifa.engine import ResumableSampler, ResumableTrainLoop
+from mmsifa.engine.hooks import PreemptionHook
 from tools.kill_training import differences
 
 BATCHES = 6  # of 3 of the 16 clips
@@ -32,7 +34,7 @@ class BreakOffHook(Hook):
         self.seen = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        samples = [sample.filename for sample in data_batch['data_samples']]
+        samples = [sample.get('filename') for sample in data_batch['data_samples']]
         self.seen.append(
             (batch_idx, samples, [clip.double().mean() for clip in data_batch['inputs']])
         )
@@ -206,3 +208,114 @@ def test_a_ready_made_data_loader_is_refused(build):
     loader = build('refused').build_dataloader(build('refused')._train_dataloader)
     with pytest.raises(TypeError, match='expects train_dataloader to be a config'):
         ResumableTrainLoop(None, loader, max_epochs=1)
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_goes_only_when_the_next_is_there(build, monkeypatch):
+    runner = build('order', **{'default_hooks.checkpoint.max_keep_ckpts': 1})
+    folder, there = Path(runner.work_dir), []
+    save = runner.save_checkpoint
+
+    def save_checkpoint(*args, **kwargs):
+        save(*args, **kwargs)
+        last = folder / 'last_checkpoint'
+        names = {path.name for path in folder.glob('*.pth')}
+        there.append((names, Path(last.read_text()).name if last.exists() else None))
+
+    monkeypatch.setattr(runner, 'save_checkpoint', save_checkpoint)
+    metrics = iter([dict(acc=0.1), dict(acc=0.2)])  # so that both are the best
+    monkeypatch.setattr(runner.val_loop.evaluator, 'evaluate', lambda size: next(metrics))
+    runner.train()
+
+    best = ['best_acc_epoch_1.pth', 'best_acc_epoch_2.pth']
+    assert there == [
+        ({'epoch_1.pth'}, None),
+        ({'epoch_1.pth', best[0]}, 'epoch_1.pth'),
+        ({'epoch_1.pth', best[0]}, 'epoch_1.pth'),  # again, since it names the best
+        ({'epoch_1.pth', 'epoch_2.pth', best[0]}, 'epoch_1.pth'),
+        ({'epoch_2.pth', *best}, 'epoch_2.pth'),
+        ({'epoch_2.pth', *best}, 'epoch_2.pth'),
+    ]
+    assert {path.name for path in folder.glob('*.pth')} == {'epoch_2.pth', best[1]}
+
+
+def test_what_a_killed_run_has_not_finished_goes_at_the_next_start(build):
+    runner = build('unfinished', **{'train_cfg.max_epochs': 1})
+    part = Path(runner.work_dir, '.epoch_7.pth.part')
+    part.write_text('half')
+    runner.train()
+    assert not part.exists()
+
+
+# Numbers
+
+
+@HOOKS.register_module()
+class SpoilHook(Hook):
+    """Make a weight infinite after an iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            with torch.no_grad():
+                next(runner.model.parameters()).fill_(torch.inf)
+
+
+@pytest.mark.parametrize('whole', ['workers'], indirect=True)
+def test_an_invalid_loss_stops_the_training(build, whole):
+    runner = build('nan', **{'default_hooks.spoil': dict(type='SpoilHook', iteration=BATCHES + 1)})
+    with pytest.raises(FloatingPointError) as stopped:
+        runner.train()
+    message = str(stopped.value)
+    losses = 'loss nan, loss_cls nan, loss_cls_dual nan'
+    assert message.startswith(f'{losses} at iteration 8 (epoch 2, batch 2), ')
+    rate = runner.optim_wrapper.get_lr()['lr'][0]
+    assert f'learning rate {rate}, samples ' in message
+    assert all(name in message for name in seen(whole[1])[BATCHES + 1][1])
+    assert f'The last good checkpoint is {runner.work_dir}/epoch_1.pth.' in message
+    assert Path(runner.work_dir, 'last_checkpoint').read_text().endswith('epoch_1.pth')
+
+
+def test_no_checkpoint_holds_an_invalid_weight(build):
+    """The last iteration of the epoch has spoiled it, so no loss has shown it yet."""
+    runner = build(
+        'spoiled', **{'default_hooks.spoil': dict(type='SpoilHook', iteration=2 * BATCHES)}
+    )
+    with pytest.raises(
+        FloatingPointError, match=r'1 of \d+ weights and statistics are NaN or infin'
+    ):
+        runner.train()
+    assert {path.name for path in Path(runner.work_dir).glob('epoch_*')} == {'epoch_1.pth'}
+
+
+def test_samples_without_a_name_are_said_to_be_unknown(build):
+    options = {
+        'train_dataloader.dataset.pipeline.6.meta_keys': (),
+        'default_hooks.spoil': dict(type='SpoilHook', iteration=1),
+    }
+    runner = build('unnamed', **options)
+    with pytest.raises(
+        FloatingPointError, match=r"samples unknown \(name 'filename' in the meta_k"
+    ):
+        runner.train()
+
+
+# Signals
+
+
+def test_preemption_needs_known_signals_and_a_hook_to_save_by(build):
+    with pytest.raises(ValueError, match=r"signals among .*SIGUSR1.*, got \['USR1'\]"):
+        PreemptionHook(['USR1'])
+    runner = build('plain', **{'default_hooks.checkpoint.type': 'CheckpointHook'})
+    with pytest.raises(TypeError, match='expected of type AtomicCheckpointHook, got hooks'):
+        runner.train()
+
+
+def test_signals_are_given_back_after_the_run(build):
+    before = signal.getsignal(signal.SIGUSR1)
+    build('signals', **{'train_cfg.max_epochs': 1}).train()
+    assert signal.getsignal(signal.SIGUSR1) == before
