@@ -2,11 +2,11 @@
 
     python tools/kill_training.py OUT.json --kills 20
 
-Trains a small SIFA-Net once without a break. Then trains it again, ends all its processes by SIGKILL,
-at random moments and while it writes a checkpoint by turns, and starts it with --resume each time,
-until all kills are done and the last run is through. Weights, optimizer and schedules of both must
-be equal bit by bit. Writes what happened to OUT.json; ends with 1 if anything differs. Takes some 15
-seconds a kill on 2 cores.
+Trains a small SIFA-Net once without a break. Then trains it again, ends all its processes by
+SIGKILL, at random moments and while it writes a checkpoint by turns, and starts it with --resume
+each time, until all kills are done and the last run is through. Weights, optimizer and schedules
+of both must be equal bit by bit. Writes what happened to OUT.json; ends with 1 if anything differs.
+Takes some 15 seconds a kill on 2 cores.
 """
 
 import argparse
@@ -31,8 +31,8 @@ EPOCHS = 4
 POLL = 0.001  # seconds
 
 
-def options(data: Path) -> list[str]:
-    """The small training: 16 clips in batches of 3, accumulated by twos, with worker processes."""
+def small_training(data: Path) -> list[str]:
+    """The --cfg-options of a small training: 16 clips in batches of 3, accumulated by twos."""
     settings = [
         f'train_cfg.max_epochs={EPOCHS}',
         'train_cfg.val_interval=2',
@@ -64,7 +64,7 @@ class Training:
     def __init__(self, work_dir: Path, data: Path):
         self.work_dir = work_dir
         command = [sys.executable, '-m', 'mmsifa.run', 'train', 'configs/sifa_tiny_motion.py']
-        command += ['--resume', '--work-dir', str(work_dir), '--cfg-options', *options(data)]
+        command += ['--resume', '--work-dir', str(work_dir), '--cfg-options', *small_training(data)]
         work_dir.mkdir(exist_ok=True)
         self.log = work_dir / 'output.txt'
         self.output = self.log.open('w')
