@@ -46,6 +46,7 @@ def mend_fsdp_resume():
     if next(iter(inspect.signature(to_load).parameters)) != 'model':
         return
 
+    @functools.wraps(FSDPStrategy.load_optim_state_dict)
     def load_optim_state_dict(self, state_dict):
         state = to_load(self.model, self.optim_wrapper.optimizer, state_dict)
         self.optim_wrapper.load_state_dict(state)

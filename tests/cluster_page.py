@@ -1,4 +1,4 @@
-"""What the tests of several processes share: the commands of docs/cluster.md and a place to run them."""
+"""The commands of docs/cluster.md, a place to run them, and what the ranks must have done."""
 
 import json
 import os

@@ -8,9 +8,19 @@ import time
 import pytest
 import torch
 from cluster_page import (
-    COMMANDS, ROOT, accuracy, check_ranks, command, commands, distance, environment, records, same,
-    weights, workplace
-)  # fmt: skip
+    COMMANDS,
+    ROOT,
+    accuracy,
+    check_ranks,
+    command,
+    commands,
+    distance,
+    environment,
+    records,
+    same,
+    weights,
+    workplace,
+)
 from mmengine.fileio import load
 from slurm_cluster import free_ports
 
@@ -77,7 +87,7 @@ def test_two_ranks_end_where_one_process_with_their_batch_does(two_ranks, one_pr
     assert whole['validated'].keys() == scores.keys()
     for name, score in whole['validated'].items():
         assert scores[name] == pytest.approx(score, abs=1e-5)
-    for (batch, *shares) in zip(whole['trained'], *(half['trained'] for half in halves)):
+    for batch, *shares in zip(whole['trained'], *(half['trained'] for half in halves), strict=True):
         assert sorted(batch) == sorted(shares[0] + shares[1])
 
 
@@ -88,7 +98,9 @@ def weights_of_start(work):
 def test_two_ranks_test_every_clip_once(two_ranks, place, train, motion_data):
     """9 clips on 2 ranks: the sampler repeats one, the result does not."""
     checkpoint = two_ranks / 'epoch_1.pth'
-    _, done = train('test', 'test on one machine', {'--gpus 8': '--gpus 2', 'FILE': str(checkpoint)})
+    _, done = train(
+        'test', 'test on one machine', {'--gpus 8': '--gpus 2', 'FILE': str(checkpoint)}
+    )
     predictions = load(str(place / 'predictions.pkl'))
     names = [os.path.basename(prediction['filename']) for prediction in predictions]
     assert len(names) == len(set(names)) == 9

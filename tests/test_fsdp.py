@@ -1,7 +1,8 @@
 """configs/fsdp, made small, on two ranks: what FSDP shares out, saves and resumes."""
 
-import os
+import inspect
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cluster_page import ROOT, command, environment, records, same, weights
 from mmaction.registry import MODELS
 from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
+from mmengine.model import MMFullyShardedDataParallel
 from mmengine.runner import FlexibleRunner
 
 from mmsifa import compat_fsdp
@@ -96,3 +98,82 @@ def test_blocks_are_cut_and_nothing_else():
     cut = [name for name, module in model.named_modules() if wrap_blocks(module, False, 0)]
     assert len(cut) == sum(model.backbone.depths) == 24
     assert all(wrap_blocks(module, True, 0) for module in model.modules())
+
+
+# The mends
+
+
+def mend_again(name):
+    getattr(compat_fsdp, name).__wrapped__()  # past the cache
+
+
+def saved_position(save_checkpoint) -> dict:
+    """What a runner in the second epoch saves that is asked to save the end of the first."""
+    saved = {}
+
+    def save(filename, extra_ckpt, callback, **kwargs):
+        callback(extra_ckpt)
+        saved.update(extra_ckpt['meta'])
+
+    runner = SimpleNamespace(epoch=1, iter=2, cfg=Config(), experiment_name='', _hooks=[])
+    runner.train_dataloader = SimpleNamespace(dataset=None)
+    runner.message_hub = SimpleNamespace(state_dict=dict)
+    runner.strategy = SimpleNamespace(save_checkpoint=save)
+    runner.call_hook = lambda name, **kwargs: [
+        getattr(hook, name)(runner, **kwargs) for hook in runner._hooks
+    ]
+    save_checkpoint(runner, 'folder', 'name', meta=dict(epoch=1, iter=2), by_epoch=True)
+    assert runner._hooks == []
+    return {key: saved[key] for key in ('epoch', 'iter')}
+
+
+def test_flexible_runner_saves_the_position_it_is_given():
+    assert saved_position(FlexibleRunner.save_checkpoint) == dict(epoch=1, iter=2)
+    upstream = FlexibleRunner.save_checkpoint.__wrapped__
+    assert saved_position(upstream) == dict(epoch=2, iter=2), 'this mend may go'
+
+
+def test_flexible_runner_is_left_alone_where_it_does_so_itself(monkeypatch):
+    def save_checkpoint(self, out_dir, filename, meta):
+        meta.setdefault('epoch', 1)
+
+    monkeypatch.setattr(FlexibleRunner, 'save_checkpoint', save_checkpoint)
+    mend_again('mend_flexible_position')
+    assert FlexibleRunner.save_checkpoint is save_checkpoint
+
+
+def test_upstream_gives_the_optimizers_state_in_an_order_of_the_past(monkeypatch):
+    given = []
+    strategy = SimpleNamespace(model='model', optim_wrapper=SimpleNamespace(optimizer='optimizer'))
+    strategy.optim_wrapper.load_state_dict = lambda state: None
+    monkeypatch.setattr(
+        MMFullyShardedDataParallel.__base__,
+        'optim_state_dict_to_load',
+        lambda *args: given.append(args),
+    )
+    FSDPStrategy.load_optim_state_dict.__wrapped__(strategy, 'state')
+    assert given == [('state', 'model', 'optimizer')], 'this mend may go'
+
+
+def test_resuming_is_left_alone_where_the_order_fits(monkeypatch):
+    def load_optim_state_dict(self, state_dict):
+        pass
+
+    monkeypatch.setattr(FSDPStrategy, 'load_optim_state_dict', load_optim_state_dict)
+    before = inspect.Signature([
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        for name in ('optim_state_dict', 'model', 'optim')
+    ])  # fmt: skip
+    monkeypatch.setattr(compat_fsdp.inspect, 'signature', lambda function: before)
+    mend_again('mend_fsdp_resume')
+    assert FSDPStrategy.load_optim_state_dict is load_optim_state_dict
+
+
+def test_fsdp_is_upstreams_where_a_gpu_is_there(monkeypatch):
+    init, init_state_dict_cfg = object(), object()
+    monkeypatch.setattr(MMFullyShardedDataParallel, '__init__', init)
+    monkeypatch.setattr(FSDPStrategy, '_init_state_dict_cfg', init_state_dict_cfg)
+    monkeypatch.setattr(compat_fsdp, 'get_device', lambda: 'cuda')
+    mend_again('mend_cpu_fsdp')
+    assert MMFullyShardedDataParallel.__init__ is init
+    assert FSDPStrategy._init_state_dict_cfg is init_state_dict_cfg
