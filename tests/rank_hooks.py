@@ -71,17 +71,17 @@ class ShardRecord(Hook):
 
 @HOOKS.register_module()
 class KillRank(Hook):
-    """End one rank with SIGKILL when it has made a number of iterations."""
+    """Send a signal to one rank when it has made a number of iterations, by default SIGKILL."""
 
     priority = 'VERY_LOW'
 
-    def __init__(self, rank: int, iters: int):
-        self.rank, self.iters = rank, iters
+    def __init__(self, rank: int, iters: int, number: str = 'SIGKILL'):
+        self.rank, self.iters, self.signal = rank, iters, signal.Signals[number]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if get_rank() == self.rank and runner.iter + 1 == self.iters:
             write(runner, 'killed', dict(time=time.time()))
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
 
 
 @HOOKS.register_module()

@@ -1,7 +1,6 @@
 """configs/fsdp, made small, on two ranks: what FSDP shares out, saves and resumes."""
 
 import inspect
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -36,10 +35,10 @@ def place(tmp_path_factory, shrink):
 
 @pytest.fixture(scope='module')
 def train(place, run):
-    def train(work, *more):
+    def train(work, *more, **kwargs):
         replaced = {'--nproc-per-node 8': '--nproc-per-node 2'}
         words = command('large models', replaced, '--work-dir', str(work), *more)
-        return run(*words, cwd=place, env=environment()).stdout
+        return run(*words, cwd=place, env=environment(), **kwargs).stdout
 
     return train
 
@@ -81,14 +80,14 @@ def test_checkpoint_fits_the_network_without_fsdp(place, trained):
     assert not same(before, model.state_dict())
 
 
-def test_resumed_run_ends_as_if_it_had_not_stopped(place, trained, train):
-    work = place / 'resumed'
-    shutil.copytree(trained, work)
-    (work / 'epoch_2.pth').unlink()
-    (work / 'last_checkpoint').write_text(str(work / 'epoch_1.pth'))
-    assert 'resumed epoch: 1, iter: 2' in train(work, '--resume')
+def test_run_stopped_in_an_epoch_ends_as_if_it_had_not_been(place, trained, train):
+    kill = [f'default_hooks.kill.{x}' for x in ('type=KillRank', 'rank=1', 'iters=3')]
+    stop = ('--cfg-options', *kill, 'default_hooks.kill.number=SIGUSR1')
+    work = place / 'stopped'
+    assert 'Stopped by a signal after iteration 3' in train(work, *stop, check=False)
+    assert not (work / 'epoch_2.pth').exists()
+    assert 'resumed epoch: 1, iter: 3' in train(work, '--resume')
     assert same(weights(work / 'epoch_2.pth'), weights(trained / 'epoch_2.pth'))
-    assert not same(weights(work / 'epoch_1.pth'), weights(trained / 'epoch_2.pth'))
 
 
 def test_blocks_are_cut_and_nothing_else():
