@@ -1,5 +1,6 @@
 """Hooks for tests of several processes; training finds them with the tests' folder on its path."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from mmaction.registry import HOOKS
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+
+from mmsifa.engine.hooks import PreemptionHook
 
 
 def write(runner, name: str, record: dict) -> None:
@@ -86,9 +89,10 @@ class KillRank(Hook):
 
 @HOOKS.register_module()
 class SignalJob(Hook):
-    """Let Slurm send USR1 to the job: at its first start during training, then before it can.
+    """Let Slurm send USR1 to the job: at its first start during training, at others around it.
 
-    "Before": before :class:`mmsifa.engine.hooks.PreemptionHook`, whose priority is lower, is ready.
+    At the second start before :class:`mmsifa.engine.hooks.PreemptionHook`, whose priority is lower,
+    can take it; at the third when training is over.
     """
 
     priority = 'VERY_LOW'
@@ -97,24 +101,25 @@ class SignalJob(Hook):
         self.iters = iters
         self.start = int(os.environ.get('SLURM_RESTART_COUNT', 0))
 
-    def _send(self):
+    def _send(self, came):
         if get_rank() == 0:
-            job = os.environ['SLURM_JOB_ID']
-            subprocess.run(['scancel', '--signal=USR1', job])  # which may end of it too
+            # scancel is part of the job and may end of the signal, too
+            subprocess.run(['scancel', '--signal=USR1', os.environ['SLURM_JOB_ID']])
+        end = time.monotonic() + 60
+        while not came():
+            assert time.monotonic() < end, 'no signal came'
+            time.sleep(0.05)
 
     def before_run(self, runner):
         if self.start == 1:
-            self._send()
-            end = time.monotonic() + 60
-            while signal.SIGUSR1 not in signal.sigpending():
-                assert time.monotonic() < end, 'no signal came'
-                time.sleep(0.05)
+            self._send(self._held_back)
+        if self.start == 2 and get_rank() == 0:
+            atexit.register(self._send, self._held_back)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.start == 0 and runner.iter + 1 == self.iters:
-            self._send()
-            (hook,) = (hook for hook in runner.hooks if type(hook).__name__ == 'PreemptionHook')
-            end = time.monotonic() + 60
-            while not hook.received:
-                assert time.monotonic() < end, 'no signal came'
-                time.sleep(0.05)
+            (hook,) = (hook for hook in runner.hooks if isinstance(hook, PreemptionHook))
+            self._send(lambda: hook.received)
+
+    def _held_back(self) -> bool:
+        return signal.SIGUSR1 in signal.sigpending()

@@ -82,7 +82,7 @@ def test_a_killed_rank_ends_the_job_and_the_run_resumes(train):
 
 
 def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, place, train):
-    """It gets its signal once in the middle of the epoch, once before it can take it."""
+    """Its signal comes in the middle of the epoch, before it can take it, and when all is done."""
     size = '--nodes 2 --gres gpu:1 --ntasks-per-node 1 --cpus-per-task 2 --output job.log'
     # A data loader's worker gets the signal, too; the update of the second iteration is waited for
     options = ['train_dataloader.num_workers=1', 'default_hooks.signal.type=SignalJob']
@@ -104,7 +104,8 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
         cluster.wait('the job runs on', lambda times=times: ended_or_restarted(times), 120, log)
         assert state()['Restarts'] == str(times), log.read_text()[-4000:]
         cluster.wait('the nodes are not free', cluster.idle, 60)
-        cluster.run('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # not in two minutes
+        # Not after two minutes, but in another second than that of its end, or the node refuses it
+        cluster.run('scontrol', 'update', f'JobId={job}', 'StartTime=now+2')
     cluster.wait('the job runs on', lambda: ended_or_restarted(3), 120, log)
     text = log.read_text()
     assert state()['JobState'] == 'COMPLETED', text[-4000:]
