@@ -1,11 +1,12 @@
 """configs/fsdp, made small, on two ranks: what FSDP shares out, saves and resumes."""
 
 import inspect
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from cluster_page import ROOT, command, environment, records, same, weights
+from cluster_page import PAGE, ROOT, command, environment, records, same, weights
 from mmaction.registry import MODELS
 from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
@@ -38,7 +39,7 @@ def train(place, run):
     def train(work, *more, **kwargs):
         replaced = {'--nproc-per-node 8': '--nproc-per-node 2'}
         words = command('large models', replaced, '--work-dir', str(work), *more)
-        return run(*words, cwd=place, env=environment(), **kwargs).stdout
+        return run(*words, cwd=place, env=environment(), **kwargs)
 
     return train
 
@@ -46,7 +47,7 @@ def train(place, run):
 @pytest.fixture(scope='module')
 def trained(place, train):
     work = place / 'work'
-    assert 'AmpOptimWrapper' in train(work)
+    assert 'AmpOptimWrapper' in train(work).stdout
     return work
 
 
@@ -84,10 +85,20 @@ def test_run_stopped_in_an_epoch_ends_as_if_it_had_not_been(place, trained, trai
     kill = [f'default_hooks.kill.{x}' for x in ('type=KillRank', 'rank=1', 'iters=3')]
     stop = ('--cfg-options', *kill, 'default_hooks.kill.number=SIGUSR1')
     work = place / 'stopped'
-    assert 'Stopped by a signal after iteration 3' in train(work, *stop, check=False)
+    done = train(work, *stop, check=False)
+    assert done.returncode == 1  # torchrun's
+    assert 'Stopped by a signal after iteration 3' in done.stdout
     assert not (work / 'epoch_2.pth').exists()
-    assert 'resumed epoch: 1, iter: 3' in train(work, '--resume')
+    assert 'resumed epoch: 1, iter: 3' in train(work, '--resume').stdout
     assert same(weights(work / 'epoch_2.pth'), weights(trained / 'epoch_2.pth'))
+
+
+def test_page_shows_the_lines_of_the_config():
+    (snippet,) = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+    cfg = Config.fromfile(ROOT / 'configs/fsdp/sifa_swin_l_k400.py')
+    shown = Config.fromstring(snippet, '.py')
+    assert list(shown) == ['runner_type', 'strategy']
+    assert all(cfg[key] == shown[key] for key in shown)
 
 
 def test_blocks_are_cut_and_nothing_else():
