@@ -48,17 +48,16 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-def workplace(folder: Path, data: Path) -> Path:
+def workplace(folder: Path, data: Path, **norm_cfg) -> Path:
     """A folder in which the page's commands run: its config, small, and the tools.
 
-    Two ranks make 4 iterations and 2 updates of an epoch. Without batch norm, which would make
-    the result depend on how clips are shared out.
+    Two ranks make 4 iterations and 2 updates of an epoch.
     """
     cfg = Config.fromfile(ROOT / 'configs/sifa_tiny_motion.py')
     changes = {
         'model.backbone.base_channels': 8,
         'model.backbone.stage_blocks': (1, 2, 1, 1),
-        'model.backbone.norm_cfg': dict(type='GN', num_groups=2),
+        'model.backbone.norm_cfg': norm_cfg,
         'model.cls_head.in_channels': 256,
         'train_cfg.max_epochs': 1,
         'train_cfg.val_interval': 1,

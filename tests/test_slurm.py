@@ -26,7 +26,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory, motion_data):
-    return workplace(tmp_path_factory.mktemp('cluster') / 'place', motion_data)
+    return workplace(tmp_path_factory.mktemp('cluster') / 'place', motion_data, type='BN2d')
 
 
 @pytest.fixture(scope='module')
@@ -45,6 +45,12 @@ def train(cluster, place, run):
 @pytest.fixture(scope='module')
 def one_node(train):
     return train('one', 'Slurm', ONE_NODE)[0]
+
+
+def test_the_script_says_how_it_is_used(run):
+    done = run('bash', 'tools/slurm_train.sh', 'ci', 'job', check=False)
+    assert done.returncode == 2
+    assert 'PARTITION JOB_NAME CONFIG [ARGS...]' in done.stdout
 
 
 def nodes(work):
