@@ -8,7 +8,6 @@ lasts.
 import contextlib
 import os
 import pickle
-import re
 import struct
 import threading
 import traceback
@@ -20,7 +19,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-from mmsifa.scan import scan
+from mmsifa.scan import FUNCTIONS, NUMBERS, NotAllowed, scan
 
 
 class CheckpointError(ValueError):
@@ -36,10 +35,9 @@ class _OneCycle:
 
 
 def _getattr(owner, name):
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return getattr(HistoryBuffer, name)
-    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
-        return getattr(OneCycleParamScheduler, name)
+    for stand_in, cls in ((HistoryBuffer, HistoryBuffer), (_OneCycle, OneCycleParamScheduler)):
+        if owner is stand_in and name in FUNCTIONS[f'{cls.__module__}.{cls.__qualname__}']:
+            return getattr(cls, name)
     raise pickle.UnpicklingError(f'it asks for getattr({owner!r}, {name!r})')
 
 
@@ -47,7 +45,7 @@ class _DType:
     """Stand-in for ``numpy.dtype``: plain numbers only."""
 
     def __init__(self, code, align=False, copy=False):
-        if not re.fullmatch(r'[biufc]\d+', code):
+        if not NUMBERS.fullmatch(code):
             raise pickle.UnpicklingError(f'it asks for arrays of numpy.dtype({code!r})')
         self.dtype = np.dtype(code)
 
@@ -97,10 +95,11 @@ SAFE_GLOBALS = {
 }
 _torch_load = torch.load
 _lock = threading.RLock()
-# What Python, numpy and torch raise on the bytes of other files, beside UnpicklingError.
+# What Python and torch raise on the bytes of other files.
 _DAMAGED = (
     AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
-    OverflowError, RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile,
+    OverflowError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def _safe_load(f, *args, **kwargs):
     allowed: list = [(stand_in, name) for name, stand_in in SAFE_GLOBALS.items()]
     try:
         scan(f)
-    except pickle.UnpicklingError as error:
+    except NotAllowed as error:
         raise refused(name, str(error)) from None
     except _DAMAGED as error:
         text = traceback.format_exception_only(error)[0].splitlines()[0]

@@ -8,6 +8,7 @@ any of it and refuses what the size of the file does not back.
 import io
 import mmap
 import pickle
+import re
 import tarfile
 import zipfile
 from collections import Counter, OrderedDict
@@ -58,6 +59,7 @@ ALLOWED = {
     'numpy.core.multiarray._reconstruct',
     'numpy.core.multiarray.scalar',
 }
+NUMBERS = re.compile(r'[biufc]\d+')  # numpy's types of them
 MAX_DEPTH = 100
 _Machine: Any = pickle._Unpickler  # Python's own, instruction by instruction
 _OPCODES = (
@@ -72,6 +74,10 @@ _OPCODES = (
 )  # fmt: skip
 
 
+class NotAllowed(Exception):
+    """A file asks for what no checkpoint needs; the message says what."""
+
+
 def scan(file: BinaryIO) -> None:
     """Refuse a checkpoint that names or claims what it should not; build nothing of it.
 
@@ -79,7 +85,7 @@ def scan(file: BinaryIO) -> None:
         file: The checkpoint, open and at its start, where it is left.
 
     Raises:
-        pickle.UnpicklingError: If it names what is not in :data:`ALLOWED`, or uses it in a way that
+        NotAllowed: If it names what is not in :data:`ALLOWED`, or uses it in a way that
             no checkpoint needs.
         Exception: What Python or torch raise on damaged files.
 
@@ -92,7 +98,7 @@ def scan(file: BinaryIO) -> None:
         >>> _ = file.seek(0)
         >>> scan(file)
         Traceback (most recent call last):
-        _pickle.UnpicklingError: it claims a tensor of 1099511627776 numbers in a storage of 1
+        mmsifa.scan.NotAllowed: it claims a tensor of 1099511627776 numbers in a storage of 1
     """
     total = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -107,23 +113,23 @@ def _scan_zip(file: BinaryIO, total: int) -> None:
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
-                raise pickle.UnpicklingError(f'its {entry.filename} is compressed')
+                raise NotAllowed(f'its {entry.filename} is compressed')
             folder, *names = entry.filename.split('/')
             if not folder or not names or '..' in (folder, *names):
-                raise pickle.UnpicklingError(f'it names the path {entry.filename}')
+                raise NotAllowed(f'it names the path {entry.filename}')
         sizes = Counter({entry.filename: entry.file_size for entry in archive.infolist()})
         if sizes.total() > total:
-            raise pickle.UnpicklingError(f'it claims {sizes.total()} bytes in a file of {total}')
+            raise NotAllowed(f'it claims {sizes.total()} bytes in a file of {total}')
         damaged = archive.testzip()
     if damaged:
-        raise pickle.UnpicklingError(f'its {damaged} has a wrong checksum')
+        raise NotAllowed(f'its {damaged} has a wrong checksum')
     file.seek(0)
     reader = torch._C.PyTorchFileReader(file)  # what torch.load sees, should the two ever differ
     records = {name: reader.get_record_size(name) for name in reader.get_all_records()}
     if sum(records.values()) > total:
-        raise pickle.UnpicklingError(f'it claims {sum(records.values())} bytes in {total}')
+        raise NotAllowed(f'it claims {sum(records.values())} bytes in {total}')
     if 'data.pkl' not in records or 'constants.pkl' in records:
-        raise pickle.UnpicklingError('it is an archive of something else')
+        raise NotAllowed('it is an archive of something else')
     content = reader.get_record('data.pkl')
     _Scanner(io.BytesIO(content), total, records).load()
 
@@ -132,7 +138,7 @@ def _scan_legacy(file: BinaryIO, total: int) -> None:
     """Scan a file of torch before 1.6: pickles, then the storages, each behind its length."""
     file.seek(0)
     if tarfile.is_tarfile(file):
-        raise pickle.UnpicklingError('it is a tar archive')
+        raise NotAllowed('it is a tar archive')
     file.seek(0)
     try:
         view: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -146,7 +152,7 @@ def _scan_legacy(file: BinaryIO, total: int) -> None:
         for key in _Scanner(view, total, {}).load():
             numel, size = scanner.storages[key]
             if int.from_bytes(view.read(8), 'little') != numel:
-                raise pickle.UnpicklingError(f'its storage {key} has another length than claimed')
+                raise NotAllowed(f'its storage {key} has another length than claimed')
             if view.tell() + size > total:
                 raise EOFError('a storage is cut off')
             view.seek(size, io.SEEK_CUR)
@@ -209,36 +215,37 @@ class _Scanner(_Machine):
         """Count what a pickle copies: not more than a file holds, however often it is named."""
         self.left -= size
         if self.left < 0:
-            raise pickle.UnpicklingError('it claims more than the file holds')
+            raise NotAllowed('it claims more than the file holds')
 
     def find_class(self, module: str, name: str) -> _Name:
         full = f'{module.replace("__builtin__", "builtins")}.{name}'
         if full not in ALLOWED:
-            raise pickle.UnpicklingError(f'it asks for {full}')
+            raise NotAllowed(f'it asks for {full}')
         return _Name(full)
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage, key, location, numel, *view = pid
         if kind != 'storage' or any(view) or not (type(location) is str and key.isdecimal()):
-            raise pickle.UnpicklingError('it names a storage as torch does not')
+            raise NotAllowed('it names a storage as torch does not')
         size = _count(numel) * ITEM_SIZES[storage.name]
         if self.records is None:
             if key not in self.storages:
                 self.spend(size)
             elif self.storages[key] != (numel, size):
-                raise pickle.UnpicklingError(f'it claims two sizes of storage {key}')
+                raise NotAllowed(f'it claims two sizes of storage {key}')
             self.storages[key] = numel, size
         elif size > self.records[f'data/{key}']:
             record = self.records[f'data/{key}']
-            raise pickle.UnpicklingError(f'it claims a storage of {size} bytes in one of {record}')
+            raise NotAllowed(f'it claims a storage of {size} bytes in one of {record}')
         return _Storage(numel)
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
         name = self.stack[-1].name
-        if name in ITEM_SIZES or type(args) is not tuple:
-            raise pickle.UnpicklingError(f'it calls {name}')
-        self.stack[-1] = getattr(self, f'call_{name.rsplit(".")[-1].lstrip("_")}')(*args)
+        call = getattr(self, f'call_{name.split(".")[-1].lstrip("_")}', None)
+        if call is None:
+            raise NotAllowed(f'it calls {name}')
+        self.stack[-1] = call(*args)
 
     dispatch[pickle.REDUCE[0]] = load_reduce
 
@@ -246,7 +253,7 @@ class _Scanner(_Machine):
         args = self.stack.pop()
         name = self.stack.pop().name
         if name != _HISTORY or args != ():
-            raise pickle.UnpicklingError(f'it asks for {name}{args}')
+            raise NotAllowed(f'it asks for {name}{args}')
         self.append(_History())
 
     dispatch[pickle.NEWOBJ[0]] = load_newobj
@@ -271,7 +278,7 @@ class _Scanner(_Machine):
         else:
             known = False
         if not known:
-            raise pickle.UnpicklingError(f'it changes a {type(inst).__name__.lstrip("_")}')
+            raise NotAllowed(f'it changes a {type(inst).__name__.lstrip("_")}')
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -280,7 +287,7 @@ class _Scanner(_Machine):
             (_count(n) - 1) * _count(step) for n, step in zip(size, stride, strict=True)
         )  # fmt: skip
         if prod(size) and max(last, prod(size)) > storage.numel:
-            raise pickle.UnpicklingError(
+            raise NotAllowed(
                 f'it claims a tensor of {prod(size)} numbers in a storage of {storage.numel}'
             )
         return _Tensor()
@@ -296,12 +303,12 @@ class _Scanner(_Machine):
     def call_Parameter(self, tensor, requires_grad=True) -> _Tensor:
         self.check_plain(requires_grad, None)
         if type(tensor) is not _Tensor:
-            raise pickle.UnpicklingError('it makes a parameter of something else')
+            raise NotAllowed('it makes a parameter of something else')
         return tensor
 
     def check_plain(self, requires_grad, hooks) -> None:
         if type(requires_grad) is not bool or hooks:
-            raise pickle.UnpicklingError('it hangs hooks on a tensor')
+            raise NotAllowed('it hangs hooks on a tensor')
 
     def call_OrderedDict(self, items=()) -> OrderedDict:
         self.spend(len(items))
@@ -320,34 +327,34 @@ class _Scanner(_Machine):
 
     def call_encode(self, text, encoding) -> bytes:
         if encoding != 'latin1':  # others make more of a text than it has
-            raise pickle.UnpicklingError(f'it asks for the encoding {encoding}')
+            raise NotAllowed(f'it asks for the encoding {encoding}')
         self.spend(len(text))
         return text.encode('latin1')
 
     def call_getattr(self, owner, name) -> _Name:
         if name not in FUNCTIONS.get(owner.name, ()):
-            raise pickle.UnpicklingError(f'it asks for getattr({owner.name}, {name!r})')
+            raise NotAllowed(f'it asks for getattr({owner.name}, {name!r})')
         return _Name(f'{owner.name}.{name}')
 
     def call_dtype(self, code, *args) -> _DType:
-        if type(code) is not str:
-            raise pickle.UnpicklingError('it asks for arrays of something else than numbers')
+        if not NUMBERS.fullmatch(code):
+            raise NotAllowed(f'it asks for arrays of numpy.dtype({code!r})')
         return _DType()
 
     def call_reconstruct(self, cls, shape, code) -> _Array:
         if cls.name != 'numpy.ndarray':
-            raise pickle.UnpicklingError(f'it asks for an array of class {cls.name}')
+            raise NotAllowed(f'it asks for an array of class {cls.name}')
         return _Array()
 
     def call_scalar(self, dtype, data) -> _Name:
         if type(dtype) is not _DType or type(data) is not bytes:
-            raise pickle.UnpicklingError('it asks for a scalar of something else than numbers')
+            raise NotAllowed('it asks for a scalar of something else than numbers')
         return _Name('a number')
 
 
 def _count(number: Any) -> int:
     if type(number) is not int or not 0 <= number < 2**60:
-        raise pickle.UnpicklingError(f'it claims a size of {number!r}')
+        raise NotAllowed(f'it claims a size of {number!r}')
     return number
 
 
@@ -369,19 +376,19 @@ def _check_nesting(content: Any) -> None:
             continue
         if id(item) in sizes:
             if not sizes[id(item)]:
-                raise pickle.UnpicklingError('it holds a container that holds itself')
+                raise NotAllowed('it holds a container that holds itself')
             continue
         distinct += 1
         if not children:
             continue
         depth += 1
         if depth > MAX_DEPTH:
-            raise pickle.UnpicklingError(f'it nests containers {MAX_DEPTH} deep')
+            raise NotAllowed(f'it nests containers {MAX_DEPTH} deep')
         sizes[id(item)] = 0
         stack.append((item, True))
         stack += [(child, False) for child in children if type(child) in _CONTAINERS]
     if sizes.get(id(content), 1) > 1000 * (distinct + 1000):
-        raise pickle.UnpicklingError('its containers hold one another over and over')
+        raise NotAllowed('its containers hold one another over and over')
 
 
 _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set)
