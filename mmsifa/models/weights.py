@@ -263,6 +263,8 @@ def check_fit(
         CheckpointError: If names or shapes differ. The message counts and names them.
     """
     own = without_module(model.state_dict())
+    if not own:
+        return []  # a process of FSDP: only the first one gathers the weights
     weights = _recognizer_weights(checkpoint)
     missing = [n for n in own if n not in weights and not n.endswith('num_batches_tracked')]
     unknown = [n for n in weights if n not in own and not n.startswith('data_preprocessor.')]
