@@ -168,10 +168,13 @@ def _copy_weights(
     wrong: list[str] = []
     for source, name, target in targets:
         weight = weights.get(source)
-        if not isinstance(weight, Tensor):
+        if weight is None:
             wrong.append(f'{source} is missing')
             continue
         used.add(source)
+        if not same_kind(weight, target):
+            wrong.append(f'{source} is {kind_of(weight)}, expected {target.dtype}')
+            continue
         fitted = fit(source, weight)
         if fitted.shape == target.shape:
             target.copy_(fitted)
@@ -273,16 +276,23 @@ def check_fit(
         for name in own
         if name in weights and _shape(weights[name]) != tuple(own[name].shape)
     }
+    kinds = {
+        name: f'{name} is {kind_of(weights[name])}, expected {own[name].dtype}'
+        for name in own
+        if name in weights and name not in shapes and not same_kind(weights[name], own[name])
+    }
+    described = shapes | kinds
 
     def split(names: Iterable[str]) -> tuple[list[str], list[str]]:
         free = [n for n in names if retrained is not None and n.startswith(retrained)]
         return [n for n in names if n not in free], free
 
     parts = {
-        'missing': split(missing), 'of another shape': split(shapes), 'unknown': split(unknown)
+        'missing': split(missing), 'unknown': split(unknown),
+        'of another shape': split(shapes), 'of another type': split(kinds),
     }  # fmt: skip
     wrong = [
-        f'{len(names)} {what} ({_first_three([shapes.get(name, name) for name in names])})'
+        f'{len(names)} {what} ({_first_three([described.get(name, name) for name in names])})'
         for what, (names, _) in parts.items()
         if names
     ]
@@ -298,7 +308,9 @@ def check_fit(
             f'another model, since of {len(own)} weights {", ".join(wrong)}; {advice}'
         )
     return [
-        f'{shapes.get(name, name)} ({what})' for what, (_, free) in parts.items() for name in free
+        f'{described.get(name, name)} ({what})'
+        for what, (_, free) in parts.items()
+        for name in free
     ]
 
 
@@ -308,6 +320,16 @@ def _recognizer_weights(checkpoint: Mapping) -> dict[str, Tensor]:
 
 def _shape(weight: object) -> tuple[int, ...] | str:
     return tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+
+
+def kind_of(weight: object) -> str:
+    """Name a weight's dtype, or the class of what is no tensor."""
+    return str(weight.dtype) if isinstance(weight, Tensor) else type(weight).__name__
+
+
+def same_kind(weight: object, target: Tensor) -> bool:
+    """Return whether both are floats or both are none: of others, copies would lose something."""
+    return isinstance(weight, Tensor) and weight.is_floating_point() == target.is_floating_point()
 
 
 def _first_three(names: Sequence[str]) -> str:
