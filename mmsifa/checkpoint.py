@@ -97,8 +97,7 @@ _torch_load = torch.load
 _lock = threading.RLock()
 # What Python and torch raise on the bytes of other files.
 _DAMAGED = (
-    AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
-    OverflowError, RuntimeError, TypeError, ValueError,
+    AssertionError, AttributeError, EOFError, LookupError, OverflowError, TypeError, ValueError,
     pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
@@ -128,15 +127,21 @@ def _safe_load(f, *args, **kwargs):
         scan(f)
     except NotAllowed as error:
         raise refused(name, str(error)) from None
-    except _DAMAGED as error:
-        text = traceback.format_exception_only(error)[0].splitlines()[0]
-        raise refused(name, f'it is damaged or no checkpoint ({text})') from None
+    except (*_DAMAGED, MemoryError, RuntimeError) as error:  # the latter from torch's zip reader
+        raise refused(name, _damage(error)) from None
     try:
         with torch.serialization.safe_globals(allowed):
             return _torch_load(f, *args, **kwargs)
     except pickle.UnpicklingError as error:
         text = str(error).split('WeightsUnpickler error:')[-1].strip()
         raise refused(name, text.splitlines()[0]) from None
+    except _DAMAGED as error:
+        raise refused(name, _damage(error)) from None
+
+
+def _damage(error: BaseException) -> str:
+    text = traceback.format_exception_only(error)[0].splitlines()[0]
+    return f'it is damaged or no checkpoint ({text})'
 
 
 @contextlib.contextmanager

@@ -145,8 +145,10 @@ def _scan_legacy(file: BinaryIO, total: int) -> None:
     except (io.UnsupportedOperation, ValueError):  # no file of the system, or an empty one
         view = io.BytesIO(file.read())
     with view:
-        for _ in ('magic number', 'version', 'system'):
-            _Scanner(view, total, {}).load()
+        for number in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION):
+            if _Scanner(view, total, {}).load() != number:
+                raise NotAllowed('it starts with other numbers than checkpoints do')
+        _Scanner(view, total, {}).load()  # the system that wrote it
         scanner = _Scanner(view, total, None)
         scanner.load()
         for key in _Scanner(view, total, {}).load():

@@ -181,6 +181,11 @@ def _outside(path):
     _rewrite(path, lambda _, x: x, rename=lambda name: name.replace('data/0', '../../../ran'))
 
 
+def _byte_order(path):
+    torch.save({'x': torch.zeros(3)}, path)
+    _rewrite(path, lambda name, data: b'middle' if name.endswith('byteorder') else data)
+
+
 def _script(path):
     torch.jit.script(torch.nn.Linear(1, 1)).save(path)
 
@@ -249,6 +254,11 @@ FILES = {
         _legacy(lambda _: torch.zeros(77), lambda data: data.replace(b'M\0\0\0\0', b'L\0\0\0\0')),
         'its storage .* has another length than claimed',
     ),
+    'other-magic-number': (
+        _written(MAGIC.replace(b'\x6c\xfc', b'\x6d\xfc') + b'\x80\x02N.\x80\x02].'),
+        'it starts with other numbers than checkpoints do',
+    ),
+    'unknown-byte-order': (_byte_order, DAMAGED),
     'tar': (_tar, 'it is a tar archive'),
     'deep': (_written(MAGIC + DEEP), 'it nests containers 100 deep'),
     'itself': (_written(MAGIC + b'\x80\x02]q\0h\0a.'), 'it holds a container that holds itself'),
