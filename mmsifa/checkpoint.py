@@ -103,7 +103,8 @@ _DAMAGED = (
 
 
 def refused(path: object, reason: str) -> CheckpointError:
-    """Make the error that says why a file is not loaded."""
+    """Make the error that says why a file is not loaded, in one line whatever the file holds."""
+    reason = ''.join(c if c.isprintable() else '?' for c in reason[:300])
     return CheckpointError(
         f'refused to load the checkpoint {path}: {reason}, expected tensors, numbers, strings and '
         "MMEngine's training state; if you wrote the file, save its state_dict alone, otherwise "

@@ -230,14 +230,11 @@ class _Scanner(_Machine):
         if kind != 'storage' or any(view) or not (type(location) is str and key.isdecimal()):
             raise NotAllowed('it names a storage as torch does not')
         size = _count(numel) * ITEM_SIZES[storage.name]
-        if self.records is None:
-            if key not in self.storages:
-                self.spend(size)
-            elif self.storages[key] != (numel, size):
-                raise NotAllowed(f'it claims two sizes of storage {key}')
-            self.storages[key] = numel, size
-        elif size > self.records[f'data/{key}']:
-            record = self.records[f'data/{key}']
+        if self.records is None and key not in self.storages:
+            self.spend(size)
+        if self.storages.setdefault(key, (numel, size)) != (numel, size):
+            raise NotAllowed(f'it claims two sizes of storage {key}')
+        if self.records is not None and size > (record := self.records[f'data/{key}']):
             raise NotAllowed(f'it claims a storage of {size} bytes in one of {record}')
         return _Storage(numel)
 

@@ -181,6 +181,13 @@ def _outside(path):
     _rewrite(path, lambda _, x: x, rename=lambda name: name.replace('data/0', '../../../ran'))
 
 
+def _name_of_many_lines(path):
+    torch.save({'x': torch.zeros(3)}, path)
+    name = f'{path.stem}/data.pkl'.encode()
+    data = path.read_bytes().replace(b'\x80\x02}', b'\x80\x02]', 1)
+    path.write_bytes(data.replace(name, name.replace(b'.', b'\n')))
+
+
 def _byte_order(path):
     torch.save({'x': torch.zeros(3)}, path)
     _rewrite(path, lambda name, data: b'middle' if name.endswith('byteorder') else data)
@@ -204,6 +211,17 @@ def _legacy(content, edit=lambda data: data):
         path.write_bytes(edit(path.read_bytes()))
 
     return write
+
+
+def _shared_by_many_storages(path):
+    class Storages(pickle.Pickler):
+        def persistent_id(self, item):
+            if type(item) is float:
+                return 'storage', torch.ByteStorage, f'{item:.0f}', 'cpu', 10**6, None
+
+    content = io.BytesIO()
+    Storages(content, 2).dump([float(number) for number in range(5000)])
+    path.write_bytes(MAGIC + content.getvalue() + b'\x80\x02].' + bytes(10**6))
 
 
 def _bit_flip(path):
@@ -235,6 +253,7 @@ DAMAGED = 'it is damaged or no checkpoint'
 FILES = {
     'storage-beyond-its-record': (_storage_beyond_its_record, 'it claims a storage of 4294967292'),
     'deflated': (_deflated, r'its \w+/data.pkl is compressed'),
+    'name-of-many-lines': (_name_of_many_lines, r'its \w+/data\?pkl has a wrong checksum'),
     'records-that-share-bytes': (_records_that_share_bytes, 'it claims [0-9]+ bytes in a file of'),
     'outside-path': (_outside, r'it names the path \w+/../../../ran'),
     'torchscript': (_script, 'its|it is an archive of something else|it names'),
@@ -246,6 +265,7 @@ FILES = {
         _legacy(lambda marker: Call(os.system, f'echo > {marker}')), r'it asks for \w+\.system',
     ),
     'legacy-cut': (_cut(0.9, legacy=True), 'it claims more than the file holds'),
+    'legacy-storages-of-the-whole-file': (_shared_by_many_storages, 'it claims more than the file'),
     'legacy-storage-beyond-the-file': (
         _legacy(lambda _: torch.zeros(77), lambda x: x.replace(b'KMN', b'J\xff\xff\xff\x3fN')),
         'it claims more than the file holds',
