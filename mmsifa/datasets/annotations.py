@@ -135,7 +135,7 @@ def annotation_lines(path: str | os.PathLike) -> Iterator[tuple[int, str | Value
             try:
                 line = raw.decode().strip()
             except UnicodeDecodeError:
-                yield number, _WrongLine(f'{raw[:40]!r} is not UTF-8')
+                yield number, _WrongLine(f'{raw.strip()[:40]!r} is not UTF-8')
                 continue
             if line:
                 yield number, line
