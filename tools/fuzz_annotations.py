@@ -38,7 +38,7 @@ def make(rng: random.Random) -> bytes:
         return b''.join(rng.choices(PIECES, weights, k=rng.randrange(40)))
     if kind == 1:
         content = bytearray(GOOD * rng.randrange(1, 4))
-        for _ in range(rng.randrange(1, 5)):
+        for _ in range(rng.randrange(4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         return bytes(content)
     return rng.randbytes(rng.randrange(200))
@@ -65,9 +65,9 @@ def main(argv: list[str] | None = None) -> int:
             path = Path(folder, 'list.txt')
             path.write_bytes(content := make(rng))
             options = dict(
-                columns=rng.choice([('filename',), ('frame_dir', 'offset', 'total_frames')]),
+                columns=rng.choice([('filename',)] * 3 + [('frame_dir', 'offset', 'total_frames')]),
                 root=rng.choice([None, '', 'videos', '/videos']),
-                delimiter=rng.choice([' ', ',', '\t', None]),
+                delimiter=rng.choice([' ', ',', ',', ',', '\t', None]),
                 multi_class=rng.random() < 0.3,
                 num_classes=rng.choice([None, 2]),
                 labels_required=rng.random() < 0.7,

@@ -108,9 +108,11 @@ class BadVideosHook(Hook):
         Args:
             runner: The runner.
         """
+        if not self.active:
+            return
+        self._judge(runner)  # what training has drawn so far
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if self.active:
-            self._scoring = model.register_forward_hook(self._score)
+        self._scoring = model.register_forward_hook(self._score)
 
     def after_val(self, runner):
         """List and log what failed in validation or test.
