@@ -2,12 +2,16 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
+
+UNFINISHED = '.{}.part'  # the name of a file while it is being written
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write a file that is at any moment the old one or the new one, also after a crash.
+
+    Until it is complete and on the disk it is called ``.NAME.part``; whoever is killed in between
+    leaves that.
 
     Args:
         path: The file; missing folders are made.
@@ -26,35 +30,23 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     content = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    mode = _mode_of_new_files(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    unfinished = path.with_name(UNFINISHED.format(path.name))
     try:
-        with os.fdopen(descriptor, 'wb') as file:
+        with unfinished.open('wb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(
-                error.errno,
-                f'could not write {len(content) / 2**20:.1f} MiB ({free / 2**20:.1f} MiB are free '
-                f'there): {error.strerror}; files that were there before are kept',
-                str(path),
-            ) from error
-        raise
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno,
+            f'{error.strerror}: could not write {len(content) / 2**20:.1f} MiB where '
+            f'{free / 2**20:.1f} MiB are free; what was there before is kept',
+            str(path),
+        ) from error
     _sync_folder(path.parent)
-
-
-def _mode_of_new_files(path: Path) -> int:
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
 
 
 def _sync_folder(folder: Path) -> None:

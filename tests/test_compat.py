@@ -27,11 +27,14 @@ from mmaction.utils import dependency
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
+from mmengine.fileio import LocalBackend
 from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmsifa.atomic_write import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 numpy_2 = pytest.mark.skipif(np.__version__ < '2', reason='numpy 1 wraps around')
@@ -147,7 +150,7 @@ def environment(**variables):
 
 
 UNMENDED = """
-import io, json, os, sys, types
+import io, json, os, resource, sys, types
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -218,7 +221,22 @@ def hue():
     ColorJitter.adjust_hue(image, -0.1)
 
 
-for function in (load, amp, config_base, init_dist, wrap_model, models, head, multimodal, hue):
+def write():
+    from mmengine.fileio import LocalBackend
+    with open('checkpoint', 'wb') as file:
+        file.write(b'the old content')
+    _, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, limit))
+    try:
+        LocalBackend().put(b'the new content', 'checkpoint')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        with open('checkpoint', 'rb') as file:
+            assert file.read() == b'the old content', 'the old content is lost'
+
+
+for function in (load, amp, config_base, init_dist, wrap_model, models, head, multimodal, hue,
+                 write):
     attempt(function.__name__, function)
 json.dump(errors, open('errors.json', 'w'))
 """
@@ -247,6 +265,7 @@ def unmended(tmp_path_factory):
         ('head', 'BFloat16'),
         ('multimodal', 'Error'),  # of timm or of transformers, whichever is missing or too new
         pytest.param('hue', 'out of bounds for uint8', marks=numpy_2),
+        ('write', 'the old content is lost'),
     ],
 )
 def test_upstream_still_has_the_gap(unmended, gap, error):
@@ -438,6 +457,23 @@ def test_checkpoint_loading_is_left_alone_where_it_works(monkeypatch):
     with torch.serialization.safe_globals(allowed):
         mend_again('mend_checkpoint_loading')
     assert CheckpointLoader.__dict__['load_checkpoint'] is before
+
+
+# Writing
+
+
+def test_local_files_are_written_whole(tmp_path):
+    LocalBackend().put(b'content', str(tmp_path / 'new folder/file'))
+    assert (tmp_path / 'new folder/file').read_bytes() == b'content'
+
+
+def test_local_writes_are_left_alone_where_they_are_whole(monkeypatch):
+    def put(self, obj, filepath):
+        write_atomically(filepath, obj)
+
+    monkeypatch.setattr(LocalBackend, 'put', put)
+    mend_again('mend_local_writes')
+    assert LocalBackend.put is put
 
 
 # Mixed precision on the CPU

@@ -155,7 +155,16 @@ def test_trains_validates_and_tests(leaf, shrink, tmp_path):
     before = weight.clone()
     runner.train()
     assert not torch.equal(weight, before)
+    assert runner.message_hub.get_scalar('train/grad_norm').current() > 0
     assert 0 <= runner.test()['acc/top1'] <= 1
+
+
+def test_runs_survive_faults(leaf):
+    cfg = Config.fromfile(leaf)
+    assert cfg.train_cfg.type == 'ResumableTrainLoop'
+    assert {hook.type for hook in cfg.default_hooks.values()} >= {
+        'AtomicCheckpointHook', 'InvalidLossHook', 'PreemptionHook'
+    }  # fmt: skip
 
 
 def test_schedule_is_the_released_one(shrink, tmp_path):

@@ -226,6 +226,28 @@ def test_half_inputs_accumulate_in_float32(dtype):
     torch.testing.assert_close(out.double(), exact, rtol=rounding, atol=1e-4)
 
 
+@pytest.mark.parametrize('backend', ['reference', 'triton'])
+def test_raw_weights_beyond_float16_do_not_overflow(backend):
+    query, value, offset = inputs((1, 2, 64, 5, 5))
+    args = [tensor.half().requires_grad_() for tensor in (200 * query, 200 * value, offset)]
+    weights = torch.einsum('ntchw,ntchw->nthw', *(tensor.double() for tensor in args[:2]))
+    assert weights.max() > 2 * torch.finfo(torch.float16).max
+    assert torch.isinf(weights.half()).any()
+
+    exact_args = [tensor.detach().double().requires_grad_() for tensor in args]
+    out = inter_frame_attention(*args, scale=1e-6, backend=backend)
+    exact = inter_frame_attention(*exact_args, scale=1e-6, backend='reference')
+    for got, expected in zip(
+        (out, *torch.autograd.grad(out.sum(), args)),
+        (exact, *torch.autograd.grad(exact.sum(), exact_args)),
+        strict=True,
+    ):
+        assert torch.isfinite(got).all()
+        torch.testing.assert_close(
+            got.double(), expected, rtol=2e-3, atol=2e-3 * expected.std().item()
+        )
+
+
 @pytest.mark.parametrize(
     'shape',
     [(0, 2, 4, 3, 3), (2, 0, 4, 3, 3), (2, 2, 0, 3, 3)],

@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import apply_to
 
-from mmsifa.atomic_write import write_atomically
+from mmsifa.atomic_write import UNFINISHED, write_atomically
 
 
 @HOOKS.register_module()
@@ -32,6 +32,17 @@ class AtomicCheckpointHook(CheckpointHook):
 
     _INTERRUPTED = 'interrupted_ckpt'  # in the message hub, so in the checkpoint
     _rank_buffers = None  # each rank's, while MMEngine has not averaged them at an epoch's end
+
+    def before_train(self, runner):
+        """Remove what a killed run has not finished writing.
+
+        Args:
+            runner: The runner.
+        """
+        super().before_train(runner)
+        if is_main_process() and Path(self.out_dir).is_dir():
+            for path in Path(self.out_dir).glob(UNFINISHED.format('*')):
+                path.unlink()
 
     def save_interrupted(self, runner) -> str:
         """Save after an iteration; the next regular checkpoint takes the place of this one.

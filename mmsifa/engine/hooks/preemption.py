@@ -25,7 +25,7 @@ class PreemptionHook(Hook):
 
     Args:
         signals: Names of the signals. Default: SIGUSR1 alone, since SIGTERM is also what launchers
-            send to end the other processes when one has failed.
+            send to end the other processes when one has failed. None of them: the hook is idle.
 
     Raises:
         ValueError: If a signal is not known here.
@@ -55,12 +55,13 @@ class PreemptionHook(Hook):
         Args:
             runner: The runner.
         """
-        if not any(isinstance(hook, AtomicCheckpointHook) for hook in runner.hooks):
+        savers = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
+        if self.signals and not savers:
             names = [type(hook).__name__ for hook in runner.hooks]
             raise TypeError(
                 'PreemptionHook saves by default_hooks.checkpoint, expected of type '
                 f'AtomicCheckpointHook, got hooks {names}; '
-                'take that type or leave PreemptionHook out by default_hooks.preemption=None'
+                'take that type or set default_hooks.preemption.signals=[]'
             )
         self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
 

@@ -1,0 +1,85 @@
+"""Trainings that are killed and disks that are full: real processes, a real file system."""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+import torch
+
+from mmsifa.atomic_write import write_atomically
+from tools.kill_training import small_training
+
+KILLED_HALF_WAY = """
+import os, signal, sys
+import mmsifa
+from mmengine.fileio import LocalBackend
+
+def fsync(descriptor):
+    os.ftruncate(descriptor, 7)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = fsync
+LocalBackend().put(b'the new content', sys.argv[1])
+"""
+
+
+def test_whoever_is_killed_while_writing_leaves_the_old_file(run, tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'the old content')
+    done = run('python', '-W', 'ignore', '-c', KILLED_HALF_WAY, path, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b'the old content'
+    assert (tmp_path / '.epoch_1.pth.part').read_bytes() == b'the new'
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    path = tmp_path / 'file'
+    path.write_text('old')
+    synced = []
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: synced.append(path.read_text()))
+    write_atomically(path, 'new')
+    assert synced == ['old', 'new']  # the content, then the folder
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    path = tmp_path / 'file'
+    path.mkdir()
+    with pytest.raises(OSError, match=r'could not write 0.0 MiB where .* MiB are free; what was'):
+        write_atomically(path, b'content')
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(run, motion_data, tmp_path):
+    """A real file system, of 3.5 MiB: the first checkpoint of 2.2 MB fits, the second does not."""
+    script = """
+    mount -t tmpfs -o size=3584k tmpfs "$0"
+    "$@" >"$0/../log" 2>&1
+    echo $? >"$0/../code"
+    ls -A "$0" >"$0/../files"
+    cp "$0"/*.pth "$0"/last_checkpoint "$0/.."
+    """
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    train = [sys.executable, '-m', 'mmsifa.run', 'train', 'configs/sifa_tiny_motion.py']
+    train += ['--work-dir', disk, '--cfg-options', *small_training(motion_data)]
+    run('unshare', '--map-root-user', '--mount', 'sh', '-c', script, disk, *train)
+    assert (tmp_path / 'code').read_text() == '1\n'
+    last_line = (tmp_path / 'log').read_text().splitlines()[-1]
+    assert 'No space left on device: could not write 2.1 MiB where' in last_line
+    assert 'epoch_2.pth' in last_line
+    files = (tmp_path / 'files').read_text().split()
+    assert {name for name in files if 'pth' in name} == {'epoch_1.pth'}
+    assert (tmp_path / 'last_checkpoint').read_text() == f'{disk}/epoch_1.pth'
+    assert torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['meta']['epoch'] == 1
+
+
+def test_a_training_that_is_killed_again_and_again_ends_like_a_whole_one(run, tmp_path):
+    out = tmp_path / 'kills.json'
+    run('python', 'tools/kill_training.py', out, '--kills', 3)
+    found = json.loads(out.read_text())
+    assert found['kills'] == 3
+    assert found['kills_while_writing'] >= 1
+    assert found['runs_compared'] >= 1
+    assert found['values_that_differ'] == 0
