@@ -1,6 +1,7 @@
 """MMAction2's data sets, with annotation lists that are checked and videos that are named."""
 
 import re
+import traceback
 from typing import Any
 
 from mmaction.datasets import RawframeDataset, VideoDataset
@@ -40,6 +41,14 @@ def reason_of(step: str, error: Exception) -> str:
     text = _PLACE.sub('', str(error)).strip()
     first = text.splitlines()[0] if text else type(error).__name__
     return f'{step}: {first[:200]}'
+
+
+def _reading_step(error: Exception) -> str | None:
+    """Name of the step that opens or decodes a video and raised the error; None if none did."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(step := frame.f_locals.get('self'), READING_STEPS):
+            return type(step).__name__
+    return None
 
 
 def _read_list(dataset, columns, prefix, delimiter) -> list[dict]:
@@ -105,21 +114,18 @@ such videos of a list, FaultTolerantVideoDataset leaves them out
         Raises:
             UnreadableVideoError: If the video cannot be opened or decoded.
         """
-        results = self.get_data_info(idx)
-        video = results['filename']
-        for step in self.pipeline.transforms:
-            try:
-                results = step(results)
-            except PROGRAMMING_ERRORS:
+        info = self.get_data_info(idx)
+        video = info['filename']
+        try:
+            return self.pipeline(info)
+        except PROGRAMMING_ERRORS:
+            raise
+        except Exception as error:
+            step = _reading_step(error)
+            if step is None:
                 raise
-            except Exception as error:
-                if not isinstance(step, READING_STEPS):
-                    raise
-                self._unreadable(video, reason_of(type(step).__name__, error), error)
-                return None
-            if results is None:
-                return None
-        return results
+            self._unreadable(video, reason_of(step, error), error)
+            return None
 
     def _unreadable(self, video: str, reason: str, error: Exception) -> None:
         raise UnreadableVideoError(
