@@ -1,5 +1,7 @@
 """Annotation lists: good ones give MMAction2's samples, others an error that names the line."""
 
+import importlib.util
+import json
 import re
 from functools import partial
 
@@ -13,6 +15,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+import mmsifa.datasets
 from mmsifa.datasets import (
     AnnotationError,
     CheckedRawframeDataset,
@@ -331,3 +334,60 @@ def test_any_bytes_are_read_or_refused(
         if root:
             assert '..' not in sample['filename'].replace('\\', '/').split('/')
             assert sample['filename'].startswith(f'{root}/')
+
+
+# The tools that try and measure
+
+
+def tool(root, name):
+    spec = importlib.util.spec_from_file_location(name, root / f'tools/{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_fuzzing_finds_no_fault_and_would_count_one(root, tmp_path, monkeypatch):
+    fuzz, out = tool(root, 'fuzz_annotations'), tmp_path / 'out.json'
+    assert fuzz.main(['--inputs', '500', '--out', str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert (result['inputs'], result['faults']) == (500, 0)
+    assert 0 < result['refused'] < 500  # lists of both kinds
+
+    def raises(path, **options):
+        raise IndexError('out of range')
+
+    monkeypatch.setattr(mmsifa.datasets, 'read_annotations', raises)
+    assert fuzz.main(['--inputs', '5', '--out', str(out)]) == 1
+    result = json.loads(out.read_text())
+    assert result['faults'] == 5
+    assert result['first_faults'][0]['fault'] == 'IndexError: out of range'
+
+    monkeypatch.setattr(
+        mmsifa.datasets, 'read_annotations',
+        lambda path, columns, multi_class, **options: (
+            [{columns[0]: '/etc/passwd', 'label': [7] if multi_class else 7}], (7, 1)
+        ),
+    )  # fmt: skip
+    assert fuzz.main(['--inputs', '50', '--out', str(out)]) == 1
+    faults = {fault['fault'] for fault in json.loads(out.read_text())['first_faults']}
+    assert faults & {"'/etc/passwd' left the root", 'labels [7]'}
+
+
+def test_measured_lists_are_what_their_names_say(root, tmp_path):
+    benchmark, path = tool(root, 'benchmark_annotations'), tmp_path / 'list.txt'
+    ends = []
+    for line in benchmark.CASES.values():
+        path.write_text(''.join(f'{line(i)}\n' for i in range(1000)))
+        measured = benchmark.read(path)
+        assert measured['peak_memory_mib'] >= measured['peak_memory_before_mib'] > 0
+        ends.append(measured['end'])
+    assert ends == ['1000 samples', '1000 wrong lines of 1000']
+
+
+def test_measured_file_is_of_ten_million_lines(root):
+    rows = map(json.loads, (root / 'docs/benchmarks/annotations.jsonl').read_text().splitlines())
+    ends = {row['case']: (row['lines'], row['end']) for row in rows}
+    assert ends == {
+        'good': (10**7, f'{10**7} samples'),
+        'every label is no number': (10**7, f'{10**7} wrong lines of {10**7}'),
+    }

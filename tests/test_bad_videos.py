@@ -214,6 +214,7 @@ def config(clips, tmp_path):
     def config(path, epochs=1, workers=0, persistent=False, **options):
         cfg = Config.fromfile(ROOT / 'configs/sifa_tiny_motion.py')
         cfg.work_dir = str(tmp_path / 'work')
+        cfg.experiment_name = tmp_path.name  # or runs of one second share a log
         cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs + 1, val_begin=epochs + 1)
         cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
         cfg.default_hooks.checkpoint.update(save_best=None, interval=100)

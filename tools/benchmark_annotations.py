@@ -22,8 +22,6 @@ from rich.progress import track
 CASES: dict[str, Callable[[int], str]] = {
     'good': lambda i: f'class_{i % 400}/video_{i:08}_000010_000020.mp4 {i % 400}',
     'every label is no number': lambda i: f'class_{i % 400}/video_{i:08}.mp4 {i % 400}.0',
-    'every path leaves the root': lambda i: f'../video_{i:08}.mp4 {i % 400}',
-    'one path has two labels': lambda i: f'video.mp4 {i % 400}',
 }
 
 
@@ -59,20 +57,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read(path: Path) -> dict:
-    """Read a list as a data set does; return how it ended, seconds, and peaks of memory in MiB."""
+    """Read a list as a data set does; return how it ended, CPU seconds, peaks of memory in MiB."""
     from mmsifa.datasets import AnnotationError, read_annotations
 
     before = peak_memory()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         samples, _ = read_annotations(path, root='data/videos')
         end = f'{len(samples)} samples'
     except AnnotationError as error:
         end = str(error).splitlines()[0].partition(' has ')[2].rstrip(':')
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return dict(
         end=end,
-        seconds=round(seconds, 1),
+        cpu_seconds=round(seconds, 1),
         peak_memory_before_mib=before,
         peak_memory_mib=peak_memory(),
     )
