@@ -60,7 +60,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'dataset':  # not there yet: being unpickled
+        if name == 'dataset' or name.startswith('__'):  # asked for while it is copied or unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
