@@ -27,6 +27,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 
+from mmsifa import compat_fsdp
 from mmsifa.atomic_write import write_atomically
 from mmsifa.checkpoint import CheckpointError, refused, safe_loading
 
@@ -45,6 +46,9 @@ def apply():
     mend_config_bases()
     mend_bfloat16_scores()
     mend_hue_overflow()
+    compat_fsdp.mend_cpu_fsdp()
+    compat_fsdp.mend_fsdp_resume()
+    compat_fsdp.mend_flexible_position()
 
 
 class _MissingDRN(MetaPathFinder, Loader):

@@ -189,6 +189,11 @@ def wrap_model():
     MMDistributedDataParallel(torch.nn.Linear(1, 1), device_ids=[0])
 
 
+def fsdp():
+    from mmengine.model import MMFullyShardedDataParallel
+    MMFullyShardedDataParallel(torch.nn.Linear(1, 1), device_id=0)
+
+
 def models():
     import mmaction.models
 
@@ -231,8 +236,8 @@ def write():
             assert file.read() == b'the old content', 'the old content is lost'
 
 
-for function in (load, amp, config_base, init_dist, wrap_model, models, head, multimodal, hue,
-                 write):
+for function in (load, amp, config_base, init_dist, wrap_model, fsdp, models, head, multimodal,
+                 hue, write):
     attempt(function.__name__, function)
 json.dump(errors, open('errors.json', 'w'))
 """
@@ -257,6 +262,7 @@ def unmended(tmp_path_factory):
         ('amp', 'only available training on gpu'),
         ('init_dist', 'Error'),  # its text depends on how torch was built
         ('wrap_model', 'device_ids and output_device arguments only work'),
+        ('fsdp', 'Error'),  # as that of init_dist
         ('config_base', 'get external package'),
         ('head', 'BFloat16'),
         ('multimodal', 'Error'),  # of timm or of transformers, whichever is missing or too new

@@ -64,6 +64,8 @@ class PreemptionHook(Hook):
                 'take that type or set default_hooks.preemption.signals=[]'
             )
         self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
+        # One may wait, held back until now
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
 
     def after_run(self, runner):
         """Give the signals back.
@@ -71,6 +73,7 @@ class PreemptionHook(Hook):
         Args:
             runner: The runner.
         """
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

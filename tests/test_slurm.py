@@ -1,0 +1,121 @@
+"""The commands of docs/cluster.md for Slurm, on a real Slurm of two nodes on this machine."""
+
+import os
+import time
+
+import pytest
+from cluster_page import check_ranks, command, environment, records, same, weights, workplace
+from slurm_cluster import SlurmCluster, missing_programs
+
+ONE_NODE = {'--gpus 8 --gpus-per-node 8': '--gpus 2 --gpus-per-node 2', 'NAME': 'ci'}
+TWO_NODES = {'--gpus 16 --gpus-per-node 8': '--gpus 2 --gpus-per-node 1', 'NAME': 'ci'}
+BY_SCRIPT = {'GPUS=16 GPUS_PER_NODE=8': 'GPUS=2 GPUS_PER_NODE=1', 'NAME': 'ci'}
+
+
+@pytest.fixture(scope='module')
+def cluster(tmp_path_factory):
+    missing = missing_programs()
+    if missing:
+        reason = f"{', '.join(missing)} not found: 'bash tools/setup_slurm.sh' installs Slurm"
+        if os.environ.get('MMSIFA_NEEDS_SLURM'):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with SlurmCluster(tmp_path_factory.mktemp('slurm')) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory, motion_data):
+    return workplace(tmp_path_factory.mktemp('cluster') / 'place', motion_data, type='BN2d')
+
+
+@pytest.fixture(scope='module')
+def train(cluster, place, run):
+    """Run a command of the page into a work folder."""
+
+    def train(name, title, replaced, *more, **kwargs):
+        work = place / name
+        env = environment(**cluster.env)
+        more = ('--work-dir', str(work), *more)
+        return work, run(*command(title, replaced, *more), cwd=place, env=env, **kwargs)
+
+    return train
+
+
+@pytest.fixture(scope='module')
+def one_node(train):
+    return train('one', 'Slurm', ONE_NODE)[0]
+
+
+def test_the_script_says_how_it_is_used(run):
+    done = run('bash', 'tools/slurm_train.sh', 'ci', 'job', check=False)
+    assert done.returncode == 2
+    assert 'PARTITION JOB_NAME CONFIG [ARGS...]' in done.stdout
+
+
+def nodes(work):
+    return [rank['node'] for rank in records(work)]
+
+
+def test_one_node_trains(one_node, motion_data):
+    check_ranks(one_node, motion_data)
+    assert nodes(one_node) == ['0', '0']
+
+
+def test_two_nodes_train_as_one(one_node, train, motion_data):
+    work, _ = train('two', 'two nodes of Slurm', TWO_NODES)
+    check_ranks(work, motion_data)
+    assert nodes(work) == ['0', '1']
+    assert same(weights(work / 'epoch_1.pth'), weights(one_node / 'epoch_1.pth'))
+
+
+def test_a_killed_rank_ends_the_job_and_the_run_resumes(train):
+    epochs = 'train_cfg.max_epochs=2'
+    kill = [f'default_hooks.kill.{x}' for x in ('type=KillRank', 'rank=1', 'iters=6')]
+    more = ('--cfg-options', epochs, *kill)
+    work, done = train('killed', 'Slurm by the script', BY_SCRIPT, *more, check=False, timeout=300)
+    end = time.time()
+    assert done.returncode != 0
+    (killed,) = records(work, 'killed')
+    assert end - killed['time'] < 60
+    assert not records(work)  # nobody finished
+
+    _, done = train('killed', 'Slurm by the script', BY_SCRIPT, '--resume', '--cfg-options', epochs)
+    assert 'resumed epoch: 1, iter: 4' in done.stdout
+    one, other = records(work)
+    assert one['weights'] == other['weights']
+    assert (work / 'epoch_2.pth').is_file()
+
+
+def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, place, train):
+    """Its signal comes in the middle of the epoch, before it can take it, and when all is done."""
+    size = '--nodes 2 --gres gpu:1 --ntasks-per-node 1 --cpus-per-task 2 --output job.log'
+    # A data loader's worker gets the signal, too; the update of the second iteration is waited for
+    options = ['train_dataloader.num_workers=1', 'default_hooks.signal.type=SignalJob']
+    more = ('--cfg-options', *options, 'default_hooks.signal.iters=1')
+    replaced = {'NAME': 'ci', '--nodes 2': size}
+    work, done = train('requeued', 'longer than a job', replaced, *more)
+    job = done.stdout.split()[-1]
+    log = place / 'job.log'
+
+    def state() -> dict[str, str]:
+        fields = cluster.run('scontrol', 'show', 'job', job).split()
+        return dict(field.split('=', 1) for field in fields if '=' in field)
+
+    def ended_or_restarted(times: int) -> bool:
+        now = state()
+        return now['JobState'] in ('COMPLETED', 'FAILED') or int(now['Restarts']) == times
+
+    for times in (1, 2):
+        cluster.wait('the job runs on', lambda times=times: ended_or_restarted(times), 120, log)
+        assert state()['Restarts'] == str(times), log.read_text()[-4000:]
+        cluster.wait('the nodes are not free', cluster.idle, 60)
+        # Not after two minutes, but in another second than that of its end, or the node refuses it
+        cluster.run('scontrol', 'update', f'JobId={job}', 'StartTime=now+2')
+    cluster.wait('the job runs on', lambda: ended_or_restarted(3), 120, log)
+    text = log.read_text()
+    assert state()['JobState'] == 'COMPLETED', text[-4000:]
+    assert text.count(f'Job {job} goes back into the queue') == 2
+    assert 'resumed epoch: 0, iter: 2' in text
+    assert 'resumed epoch: 0, iter: 4' in text
+    assert same(weights(work / 'epoch_1.pth'), weights(one_node / 'epoch_1.pth'))
