@@ -5,16 +5,10 @@ installed release has closed that gap itself, and nothing when called again. Wha
 good (data-parallel models, config bases) acts only on models on the CPU and on ``mmsifa::``.
 """
 
-import contextlib
 import functools
 import importlib
 import importlib.util
-import io
-import pickle
-import re
-import struct
 import sys
-import traceback
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -28,14 +22,14 @@ from mmengine.config import utils as config_utils
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
 from mmengine.fileio import LocalBackend
-from mmengine.logging import HistoryBuffer
+from mmengine.infer import BaseInferencer
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 
 from mmsifa import compat_fsdp
 from mmsifa.atomic_write import write_atomically
+from mmsifa.checkpoint import CheckpointError, refused, safe_loading
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -45,6 +39,7 @@ def apply():
     mend_missing_drn()
     mend_multimodal_import()
     mend_checkpoint_loading()
+    mend_config_in_checkpoint()
     mend_local_writes()
     mend_cpu_amp()
     mend_cpu_processes()
@@ -111,149 +106,47 @@ def mend_multimodal_import():
         dependency.WITH_MULTIMODAL = hasattr(transformers, 'find_pruneable_heads_and_indices')
 
 
-# Stand-ins rebuild what MMEngine's checkpoints hold beside tensors: the real getattr would let a
-# file run commands, the real numpy names forge object arrays whose items are stray memory.
-
-
-class _OneCycle:
-    """Opaque stand-in for the scheduler whose annealing function a checkpoint names."""
-
-
-def _getattr(owner, name):
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return getattr(HistoryBuffer, name)
-    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
-        return getattr(OneCycleParamScheduler, name)
-    raise pickle.UnpicklingError(f'it asks for getattr({owner!r}, {name!r})')
-
-
-class _DType:
-    """Stand-in for ``numpy.dtype``: plain numbers only."""
-
-    def __init__(self, code, align=False, copy=False):
-        if not re.fullmatch(r'[biufc]\d+', code):
-            raise pickle.UnpicklingError(f'it asks for arrays of numpy.dtype({code!r})')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array(np.ndarray):
-    """Stand-in for ``numpy.ndarray``, empty until its state is set; it is saved as a real one."""
-
-    def __new__(cls, *args):
-        if args:
-            raise pickle.UnpicklingError(f'it asks for numpy.ndarray{args}')
-        return super().__new__(cls, 0, np.int8)
-
-    def __setstate__(self, state):
-        version, shape, dtype, fortran, data = state
-        super().__setstate__((version, shape, dtype.dtype, fortran, data))
-
-    def __reduce__(self):
-        return np.asarray(self).__reduce__()
-
-
-def _reconstruct(cls, shape, code):
-    return _Array()
-
-
-def _scalar(dtype, data):
-    return np.frombuffer(data, dtype.dtype, count=1)[0]
-
-
-_SAFE_GLOBALS = {
-    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
-    'builtins.getattr': _getattr,
-    'numpy.dtype': _DType,
-    'numpy.ndarray': _Array,
-    'numpy._core.multiarray._reconstruct': _reconstruct,
-    'numpy._core.multiarray.scalar': _scalar,
-    'numpy.core.multiarray._reconstruct': _reconstruct,  # files of numpy 1
-    'numpy.core.multiarray.scalar': _scalar,
-}
-_torch_load = torch.load
-# What torch's unpickler raises on the bytes of other files, beside UnpicklingError.
-_DAMAGED = (
-    AssertionError, AttributeError, EOFError, LookupError, TypeError, ValueError, struct.error
-)  # fmt: skip
-
-
-def _safe_load(f, *args, **kwargs):
-    """``torch.load`` of weights and of MMEngine's training state, and of nothing else."""
-    kwargs['weights_only'] = True  # torch.hub passes False
-    allowed: list = [(stand_in, name) for name, stand_in in _SAFE_GLOBALS.items()]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return _torch_load(f, *args, **kwargs)
-    except pickle.UnpicklingError as error:
-        text = str(error).split('WeightsUnpickler error:')[-1].strip()
-        found = re.search(r'GLOBAL (\S+)', text)
-        reason = f'it asks for {found[1]}' if found else text.splitlines()[0]
-    except _DAMAGED as error:
-        text = traceback.format_exception_only(error)[0].splitlines()[0]
-        reason = f'it is damaged or no checkpoint ({text})'
-    raise pickle.UnpicklingError(
-        f'refused to load the checkpoint {f}: {reason}. Expected tensors, numbers, strings and '
-        "MMEngine's training state. If you wrote the file, save its state_dict alone; "
-        'otherwise do not use it.'
-    )
-
-
-@contextlib.contextmanager
-def safe_loading():
-    """Let ``torch.load`` read what MMEngine's checkpoints hold, safely, within a ``with`` block.
-
-    ``weights_only=True`` holds even where the caller asks for ``False``.
-
-    Example:
-        >>> import io
-        >>> from mmengine.logging import HistoryBuffer
-        >>> file = io.BytesIO()
-        >>> torch.save({'loss': HistoryBuffer([0.5], [1])}, file)
-        >>> _ = file.seek(0)
-        >>> with safe_loading():
-        ...     float(torch.load(file)['loss'].mean())
-        0.5
-    """
-    before = torch.load
-    torch.load = _safe_load  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.load = before
-
-
-def _loads_history() -> bool:
-    file = io.BytesIO()
-    torch.save(HistoryBuffer([0.5], [1]), file)
-    file.seek(0)
-    try:
-        _torch_load(file, weights_only=True)
-    except pickle.UnpicklingError:
-        return False
-    return True
-
-
 @functools.cache
 def mend_checkpoint_loading():
     """Resuming and testing fail under torch >= 2.6 (open-mmlab/mmengine#1655).
 
     ``torch.load`` refuses MMEngine's HistoryBuffer. The mend covers all of ``CheckpointLoader``'s
-    schemes, also downloads, which ``torch.hub`` would load without any check.
+    schemes, also downloads, which ``torch.hub`` would load without any check. It also takes away
+    ``meta['config']``, which resuming would run as Python code (mmengine/runner/runner.py:2028).
     """
-    if _loads_history():
-        return
     upstream = CheckpointLoader.load_checkpoint.__func__
 
     @functools.wraps(upstream)
-    def load_checkpoint(cls, *args, **kwargs):
+    def load_checkpoint(cls, filename, *args, **kwargs):
+        if Path(filename).expanduser().is_dir():
+            raise refused(filename, 'it is a folder')
         with safe_loading():
-            return upstream(cls, *args, **kwargs)
+            checkpoint = upstream(cls, filename, *args, **kwargs)
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+            checkpoint['meta'].pop('config', None)
+        return checkpoint
 
     CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+
+
+@functools.cache
+def mend_config_in_checkpoint():
+    """An inferencer without a config runs the one in the checkpoint (mmengine/infer/infer.py:476).
+
+    A config is Python code, and may build any object of any module.
+    """
+    upstream = BaseInferencer._init_model
+
+    @functools.wraps(upstream)
+    def _init_model(self, cfg, weights, *args, **kwargs):
+        if not cfg:
+            raise CheckpointError(
+                f'refused to run the config in the checkpoint {weights}, which may be any code, '
+                'expected a config file: give the inferencer one that you trust as its model'
+            )
+        return upstream(self, cfg, weights, *args, **kwargs)
+
+    BaseInferencer._init_model = _init_model
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmsifa.models.layers import SIFA
 from mmsifa.models.naming import torchvision_name
-from mmsifa.models.weights import first_ten, state_dict_in, without_module
+from mmsifa.models.weights import first_ten, kind_of, same_kind, state_dict_in, without_module
 
 # What the release saves and a network of ours does not hold.
 _NOT_USED = re.compile(
@@ -59,8 +59,8 @@ def convert_released_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         Weights in float32 that ``recognizer.load_state_dict(..., strict=True)`` accepts.
 
     Raises:
-        ValueError: If weights are missing, unknown or of another shape, or if attention weights
-            (``def_cor``) are not the release's constants. The message names them.
+        ValueError: If weights are missing, unknown, of another shape or of whole numbers, or if
+            attention weights (``def_cor``) are not the release's constants. The message names them.
 
     Example:
         >>> import torch
@@ -104,7 +104,9 @@ def convert_release(state_dict: Mapping) -> Conversion:
             converted[name] = target
         elif source in weights:
             used.add(source)
-            if _shape(weights[source]) == shape:
+            if not same_kind(weights[source], target):
+                wrong.append(f'{source} is {kind_of(weights[source])}, expected {target.dtype}')
+            elif _shape(weights[source]) == shape:
                 # Only the place of an axis of length 1 differs, or that two axes are one.
                 weight = weights[source].reshape(target.shape)
                 converted[name] = weight.to(target.dtype, copy=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import mmaction
 
-from mmsifa import compat
+from mmsifa.checkpoint import CheckpointError, safe_loading
 
 USAGE = """usage: python -m mmsifa.run TOOL [ARGS...]
 
@@ -67,7 +67,7 @@ def run_tool(name: str, argv: Sequence[str] = ()) -> None:
     own_argv, sys.argv = sys.argv, [str(tool), *argv]
     sys.path.insert(0, str(tool.parent))
     try:
-        with compat.safe_loading() if opens_checkpoints else contextlib.nullcontext():
+        with safe_loading() if opens_checkpoints else contextlib.nullcontext():
             runpy.run_path(str(tool), run_name='__main__')
     finally:
         sys.argv = own_argv
@@ -86,7 +86,10 @@ def main() -> None:
         find_tool(name)
     except ValueError as error:
         sys.exit(f'mmsifa.run: {error}')
-    run_tool(name, argv)
+    try:
+        run_tool(name, argv)
+    except CheckpointError as error:
+        sys.exit(f'mmsifa.run: {error}')
 
 
 if __name__ == '__main__':

@@ -109,7 +109,9 @@ def shrink_data(kinetics_like):
         for split in ('train', 'val', 'test'):
             loader = cfg[f'{split}_dataloader']
             loader.num_workers, loader.persistent_workers, loader.batch_size = 0, False, 2
-            loader.dataset.ann_file, loader.dataset.data_prefix = kinetics_like[loader.dataset.type]
+            loader.dataset.ann_file, loader.dataset.data_prefix = kinetics_like[
+                loader.dataset.type.removeprefix('Checked')
+            ]
             loader.dataset.ann_file = str(loader.dataset.ann_file)
             for step in loader.dataset.pipeline:
                 if step.type == 'Resize':

@@ -1,10 +1,7 @@
 """Each mend, through the upstream entry that it mends; the same without the mend, where cheap."""
 
-import copy
-import functools
 import importlib
 import os
-import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -28,10 +25,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
 from mmengine.fileio import LocalBackend
-from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmsifa.atomic_write import write_atomically
@@ -331,21 +327,6 @@ def test_multimodal_models_are_left_alone_where_their_needs_are_met(monkeypatch,
 # Checkpoints
 
 
-class Call:
-    """Pickles to a call, with a state to set on its result."""
-
-    def __init__(self, function, *args, state=None):
-        self.reduced = (function, args) if state is None else (function, args, state)
-
-    def __reduce__(self):
-        return self.reduced
-
-
-def save(content, path):
-    torch.save({'state_dict': OrderedDict(), 'message_hub': content}, path)
-    return path
-
-
 def test_resume_restores_the_history_and_goes_on(tiny, trained, tmp_path):
     checkpoint, losses = trained
     options = {'load_from': str(checkpoint), 'resume': True, 'train_cfg.max_epochs': 2}
@@ -364,105 +345,6 @@ def test_resume_restores_the_history_and_goes_on(tiny, trained, tmp_path):
 def test_the_test_tool_loads_a_checkpoint(tiny, trained, tmp_path, capsys):
     run.run_tool('test', [str(tiny), str(trained[0]), '--work-dir', str(tmp_path)])
     assert 'acc/top1' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('dtype', ['?', 'i1', 'u2', 'i8', '>i4', 'f2', 'f4', 'f8', 'c16'])
-def test_numbers_come_back_as_they_were(dtype, tmp_path):
-    values = np.asfortranarray(np.arange(6).reshape(2, 3)).astype(dtype)
-    path = save([values, values[1, 1]], tmp_path / 'numbers.pth')
-    array, scalar = CheckpointLoader.load_checkpoint(str(path), 'cpu', None)['message_hub']
-    expected = pickle.loads(pickle.dumps(values, 2))  # numpy turns bytes to the machine's order
-    np.testing.assert_array_equal(array, expected, strict=True)
-    assert scalar == values[1, 1]
-    assert type(scalar) is type(values[1, 1])
-    assert type(pickle.loads(pickle.dumps(array, 5))) is np.ndarray
-
-
-def getattr_attack(marker):
-    """A file that runs a command when the history is deep-copied, as resuming does."""
-    run_code = Call(getattr, Call(getattr, getattr, '__self__'), 'exec')
-    code = f"__import__('os').system('echo > {marker}')"
-    # copy.deepcopy calls x.__reduce_ex__(4), here the fifth item of a list, then what it returns.
-    reduce_ex = Call(getattr, [0, 0, 0, 0, (run_code, (code,))], '__getitem__')
-    return {'log_scalars': {'x': Call(HistoryBuffer, state={'__reduce_ex__': reduce_ex})}}
-
-
-def test_the_getattr_attack_works_where_getattr_is_allowed(tmp_path):
-    path, marker = save(getattr_attack(tmp_path / 'ran'), tmp_path / 'a.pth'), tmp_path / 'ran'
-    with torch.serialization.safe_globals([getattr, HistoryBuffer]):
-        content = torch.load(path, weights_only=True)['message_hub']
-    assert not marker.exists()
-    copy.deepcopy(content)
-    assert marker.exists()
-
-
-ATTACKS = {
-    'command': (lambda marker: Call(os.system, f'echo > {marker}'), r'it asks for \w+\.system'),
-    'getattr': (getattr_attack, r'it asks for getattr\(.*__self__'),
-    'forged-memory': (
-        lambda _: Call(np.ndarray, (1,), 'O', b'\0' * 8),
-        r'it asks for numpy.ndarray',
-    ),
-    'forged-dtype': (
-        lambda _: Call(np.dtype, 'O8', False, True, state=(3, '|', None, None, None, -1, -1, 0)),
-        r"it asks for arrays of numpy.dtype\('O8'\)",
-    ),
-    'objects': (lambda _: np.array([{}]), r"it asks for arrays of numpy.dtype\('O8'\)"),
-    'not-a-checkpoint': ('<html>not found</html>', 'Unsupported operand 60'),
-    'text': ('hi there', r'it is damaged or no checkpoint \(KeyError: 105\)'),
-    'empty': ('', r'it is damaged or no checkpoint \(EOFError'),
-}
-
-
-@pytest.mark.parametrize('entry', ['load_checkpoint', 'resume', 'hub', 'other-scheme', 'variable'])
-@pytest.mark.parametrize('attack', ATTACKS)
-def test_a_hostile_file_is_refused(attack, entry, tmp_path, monkeypatch):
-    make, reason = ATTACKS[attack]
-    marker = tmp_path / 'ran'
-    path = tmp_path / 'hub/checkpoints/hostile.pth'
-    path.parent.mkdir(parents=True)
-    path.write_text(make) if isinstance(make, str) else save(make(marker), path)
-
-    url = str(path)
-    if entry == 'hub':  # a file that torch.hub has in its cache, so that it need not download
-        monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-        url = 'https://localhost/hostile.pth'
-    elif entry == 'other-scheme':
-        monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-
-        @CheckpointLoader.register_scheme('own://')
-        def load_from_own(name, map_location):
-            return torch.load(name.removeprefix('own://'), map_location, weights_only=False)
-
-        url = f'own://{path}'
-    elif entry == 'variable':
-        monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
-
-    load = functools.partial(load_checkpoint, torch.nn.Linear(1, 1))
-    if entry == 'resume':
-        runner = Runner(torch.nn.Linear(1, 1), str(tmp_path), experiment_name=f'hostile-{attack}')
-        load = runner.resume
-    with pytest.raises(pickle.UnpicklingError, match=rf'hostile\.pth: {reason}'):
-        load(url)
-    assert not marker.exists()
-
-
-def test_torch_load_is_as_before_afterwards(trained):
-    before = torch.load, set(torch.serialization.get_safe_globals())
-    with compat.safe_loading(), compat.safe_loading():
-        torch.load(trained[0])
-    assert (torch.load, set(torch.serialization.get_safe_globals())) == before
-
-
-def test_checkpoint_loading_is_left_alone_where_it_works(monkeypatch):
-    before = CheckpointLoader.__dict__['load_checkpoint']
-    buffer = HistoryBuffer([0.5], [1])
-    dtypes = {type(array.dtype) for array in buffer.data}
-    reconstruct = np.empty(0).__reduce__()[0]
-    allowed = [HistoryBuffer, getattr, reconstruct, np.ndarray, np.dtype, *dtypes]
-    with torch.serialization.safe_globals(allowed):
-        mend_again('mend_checkpoint_loading')
-    assert CheckpointLoader.__dict__['load_checkpoint'] is before
 
 
 # Writing

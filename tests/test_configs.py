@@ -96,7 +96,8 @@ def test_pipelines_make_clips_of_the_full_size(leaf, kinetics_like):
     cfg = Config.fromfile(leaf)
     for split in SPLITS:
         dataset_cfg = cfg[f'{split}_dataloader'].dataset
-        dataset_cfg.ann_file, dataset_cfg.data_prefix = kinetics_like[dataset_cfg.type]
+        kind = dataset_cfg.type.removeprefix('Checked')
+        dataset_cfg.ann_file, dataset_cfg.data_prefix = kinetics_like[kind]
         dataset_cfg.ann_file = str(dataset_cfg.ann_file)
         clips = clips_of_a_test(leaf) if split == 'test' else 1
         for step in dataset_cfg.pipeline:

@@ -46,7 +46,7 @@ def environment():
 
 
 def test_commands_print_what_the_page_says(after_quickstart, environment, run):
-    command = ['python', 'tools/run_docs.py', 'docs/mmaction2.md', '--check']
+    command = ['python', 'tools/run_docs.py', 'docs/mmaction2.md', 'docs/data.md', '--check']
     run(*command, cwd=after_quickstart, env=environment)
     for result in ('browse/video_1.mp4', 'cam.gif', 'confusion_matrix.png'):
         assert (after_quickstart / 'work_dirs' / result).stat().st_size > 1000

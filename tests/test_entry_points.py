@@ -78,6 +78,20 @@ def test_test_dumps_a_score_for_every_clip(trained, tmp_path, run, options):
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
+def test_testing_another_models_weights_is_refused(trained, tmp_path, run, options):
+    wider = [*options, 'model.backbone.base_channels=16', 'model.cls_head.in_channels=512']
+    done = run('mim', 'test', 'mmaction', CONFIG, '--checkpoint', trained / 'epoch_1.pth', '--dump',
+               tmp_path / 'predictions.pkl', '--work-dir', tmp_path, '--cfg-options', *wider,
+               check=False)  # fmt: skip
+    assert done.returncode
+    assert re.search(
+        r'CheckpointError: refused to load the checkpoint \S*epoch_1.pth: it holds the weights of '
+        r'another model, since of \d+ weights \d+ of another shape \(backbone.*\); give the config',
+        done.stdout,
+    )
+    assert not (tmp_path / 'predictions.pkl').exists()
+
+
 def test_amp_trains_on_any_device(tmp_path, run, options):
     epoch = [*options, 'train_cfg.max_epochs=1']
     text = run('mim', 'train', 'mmaction', CONFIG, '--amp', '--work-dir', tmp_path, '--cfg-options',

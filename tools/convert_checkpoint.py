@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 import tempfile
 import time
 from pathlib import Path
@@ -15,10 +14,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
 import mmsifa
+from mmsifa.checkpoint import CheckpointError
 from mmsifa.convert import Conversion, convert_release
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
-NOT_LOADED = (pickle.UnpicklingError, RuntimeError, OSError)
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
     init_default_scope('mmaction')
     try:
         released = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
-    except NOT_LOADED as error:
+    except (CheckpointError, RuntimeError, OSError) as error:
         parser.error(f'cannot read {args.checkpoint}: {error}')
     try:
         converted = convert_release(released)

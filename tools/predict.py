@@ -7,7 +7,8 @@ import torch
 from mmaction.apis import inference_recognizer, init_recognizer
 from mmengine.config import Config
 
-import mmsifa  # noqa: F401  (registers the models)
+from mmsifa.checkpoint import CheckpointError
+from mmsifa.models.weights import load_fitting_weights
 
 
 def main() -> None:
@@ -28,7 +29,11 @@ def main() -> None:
     config = Config.fromfile(args.config)
     if any(step.type == 'RawFrameDecode' for step in config.test_pipeline):
         parser.error(f'the test pipeline of {args.config} reads raw frames, not video files')
-    model = init_recognizer(config, args.checkpoint, device=args.device)
+    model = init_recognizer(config, device=args.device)
+    try:
+        load_fitting_weights(model, args.checkpoint)
+    except (CheckpointError, OSError) as error:
+        parser.error(str(error))
     for video in args.videos:
         scores = inference_recognizer(model, str(video)).pred_score
         labels = args.labels.read_text().splitlines() if args.labels else range(len(scores))

@@ -1,5 +1,19 @@
-"""Data pipeline: clip augmentations in MMAction2's ``TRANSFORMS`` registry."""
+"""Data: checked data sets, and clip augmentations, in MMAction2's registries."""
 
+from .annotations import AnnotationError, annotation_lines, read_annotations
+from .checked import CheckedRawframeDataset, CheckedVideoDataset, UnreadableVideoError
+from .fault_tolerant import FaultTolerantVideoDataset
 from .transforms import ClipGaussianBlur, ClipGrayscale, ClipRandAugment
 
-__all__ = ['ClipGaussianBlur', 'ClipGrayscale', 'ClipRandAugment']
+__all__ = [
+    'AnnotationError',
+    'CheckedRawframeDataset',
+    'CheckedVideoDataset',
+    'ClipGaussianBlur',
+    'ClipGrayscale',
+    'ClipRandAugment',
+    'FaultTolerantVideoDataset',
+    'UnreadableVideoError',
+    'annotation_lines',
+    'read_annotations',
+]

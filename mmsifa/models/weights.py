@@ -9,8 +9,9 @@ from mmcv.cnn import ConvModule
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmsifa.checkpoint import CheckpointError
 from mmsifa.models.naming import to_official_swin, to_torchvision_resnet, torchvision_name
 
 if TYPE_CHECKING:
@@ -167,10 +168,13 @@ def _copy_weights(
     wrong: list[str] = []
     for source, name, target in targets:
         weight = weights.get(source)
-        if not isinstance(weight, Tensor):
+        if weight is None:
             wrong.append(f'{source} is missing')
             continue
         used.add(source)
+        if not same_kind(weight, target):
+            wrong.append(f'{source} is {kind_of(weight)}, expected {target.dtype}')
+            continue
         fitted = fit(source, weight)
         if fitted.shape == target.shape:
             target.copy_(fitted)
@@ -213,6 +217,123 @@ def _report(
             f'the file these are not used: {unused[:3]}{advice}'
         )
     print_log(f'loaded {num_loaded} 2D weights from {path}; not used: {unused}', logger='current')
+
+
+def load_fitting_weights(model: nn.Module, path: str) -> None:
+    """Load the weights of a recognizer, all of them and no others.
+
+    MMEngine's and MMAction2's ``load_checkpoint`` and inferencers only log what does not fit.
+
+    Args:
+        model: The recognizer.
+        path: A path or URL of a checkpoint.
+
+    Raises:
+        CheckpointError: If the file is refused or holds the weights of another model.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmsifa.models.weights import load_fitting_weights
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save(torch.nn.Linear(2, 1).state_dict(), file.name)
+        ...     load_fitting_weights(torch.nn.Linear(1, 1), file.name)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        mmsifa.checkpoint.CheckpointError: refused ... (weight is (1, 2), expected (1, 1)); ...
+    """
+    checkpoint = _load(path)
+    check_fit(model, checkpoint, path)
+    model.load_state_dict(_recognizer_weights(checkpoint), strict=False)
+
+
+def check_fit(
+    model: nn.Module, checkpoint: Mapping, path: str | None, retrained: str | None = None
+) -> list[str]:
+    """Refuse the weights of another model.
+
+    Counters of batches may be missing, and statistics of the data preprocessor are not needed.
+
+    Args:
+        model: The model that shall get the weights.
+        checkpoint: Its names may start with ``module.``.
+        path: Where the checkpoint comes from, for the message.
+        retrained: Weights whose name starts with this need not fit. Defaults to None: all must.
+
+    Returns:
+        What does not fit and need not, in words.
+
+    Raises:
+        CheckpointError: If names or shapes differ. The message counts and names them.
+    """
+    own = without_module(model.state_dict())
+    if not own:
+        return []  # a process of FSDP: only the first one gathers the weights
+    weights = _recognizer_weights(checkpoint)
+    missing = [n for n in own if n not in weights and not n.endswith('num_batches_tracked')]
+    unknown = [n for n in weights if n not in own and not n.startswith('data_preprocessor.')]
+    shapes = {
+        name: f'{name} is {_shape(weights[name])}, expected {tuple(own[name].shape)}'
+        for name in own
+        if name in weights and _shape(weights[name]) != tuple(own[name].shape)
+    }
+    kinds = {
+        name: f'{name} is {kind_of(weights[name])}, expected {own[name].dtype}'
+        for name in own
+        if name in weights and name not in shapes and not same_kind(weights[name], own[name])
+    }
+    described = shapes | kinds
+
+    def split(names: Iterable[str]) -> tuple[list[str], list[str]]:
+        free = [n for n in names if retrained is not None and n.startswith(retrained)]
+        return [n for n in names if n not in free], free
+
+    parts = {
+        'missing': split(missing), 'unknown': split(unknown),
+        'of another shape': split(shapes), 'of another type': split(kinds),
+    }  # fmt: skip
+    wrong = [
+        f'{len(names)} {what} ({_first_three([described.get(name, name) for name in names])})'
+        for what, (names, _) in parts.items()
+        if names
+    ]
+    if wrong:
+        advice = 'give the config that it was trained with'
+        if retrained is not None:
+            advice = (
+                f'expected those of all but {retrained or "nothing"}: weights of a backbone alone '
+                'go into its init_cfg or pretrained'
+            )
+        raise CheckpointError(
+            f'refused to load the checkpoint{f" {path}" if path else ""}: it holds the weights of '
+            f'another model, since of {len(own)} weights {", ".join(wrong)}; {advice}'
+        )
+    return [
+        f'{described.get(name, name)} ({what})'
+        for what, (_, free) in parts.items()
+        for name in free
+    ]
+
+
+def _recognizer_weights(checkpoint: Mapping) -> dict[str, Tensor]:
+    return without_module(state_dict_in(checkpoint, keys=('state_dict',)))
+
+
+def _shape(weight: object) -> tuple[int, ...] | str:
+    return tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+
+
+def kind_of(weight: object) -> str:
+    """Name a weight's dtype, or the class of what is no tensor."""
+    return str(weight.dtype) if isinstance(weight, Tensor) else type(weight).__name__
+
+
+def same_kind(weight: object, target: Tensor) -> bool:
+    """Return whether both are floats or both are none: of others, copies would lose something."""
+    return isinstance(weight, Tensor) and weight.is_floating_point() == target.is_floating_point()
+
+
+def _first_three(names: Sequence[str]) -> str:
+    return ', '.join([*names[:3], *(['...'] if len(names) > 3 else [])])
 
 
 def first_ten(wrong: Sequence[str]) -> str:

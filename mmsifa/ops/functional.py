@@ -1,11 +1,13 @@
 """The public op: its contract and its checks."""
 
-import math
+import sys
 
 import torch
 from torch import Tensor
 
 from mmsifa.ops import torch_op
+
+_MAX = sys.float_info.max
 
 
 def inter_frame_attention(
@@ -70,6 +72,8 @@ def inter_frame_attention(
         (4.0, 9.0)
     """
     _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    if not isinstance(backend, (str, type(None))):
+        raise ValueError(f'backend must be a name or None, got {backend!r}')
     if scale is None:
         scale = num_heads / query.shape[2] if query.shape[2] else 1.0
     return torch_op.inter_frame_attention(
@@ -94,6 +98,10 @@ def _check(
     ):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f'{name} must be a positive integer, got {number!r}')
+    if dilation * kernel_size >= 2**30:
+        raise ValueError(
+            f'dilation times kernel_size must be less than 2**30, got {dilation} x {kernel_size}'
+        )
     if kernel_size % 2 == 0:
         raise ValueError(
             f'kernel_size must be odd, so that a window has a centre, got {kernel_size}'
@@ -101,6 +109,8 @@ def _check(
     for name, tensor in (('query', query), ('value', value), ('offset', offset)):
         if not isinstance(tensor, Tensor):
             raise ValueError(f'{name} must be a tensor, got {type(tensor).__name__}')
+        if tensor.layout != torch.strided:
+            raise ValueError(f'{name} must be a dense tensor, got {tensor.layout}')
     if query.dim() != 5:
         raise ValueError(f'query must have shape (N, T, C, H, W), got {tuple(query.shape)}')
     if not query.is_floating_point():
@@ -126,7 +136,7 @@ def _check(
             raise ValueError(
                 f'{name} must be on the device of query, {query.device}, got {tensor.device}'
             )
-    if scale is not None and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
+    if scale is not None and not (isinstance(scale, (int, float)) and abs(scale) <= _MAX):
         raise ValueError(f'scale must be a finite number or None, got {scale!r}')
     if not isinstance(softmax, bool):
         raise ValueError(f'softmax must be True or False, got {softmax!r}')

@@ -45,7 +45,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type='VideoDataset',
+        type='CheckedVideoDataset',
         ann_file='data/kinetics400/kinetics400_train_list_videos.txt',
         data_prefix=dict(video='data/kinetics400/videos_train'),
         pipeline=train_pipeline))
@@ -55,7 +55,7 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='VideoDataset',
+        type='CheckedVideoDataset',
         ann_file='data/kinetics400/kinetics400_val_list_videos.txt',
         data_prefix=dict(video='data/kinetics400/videos_val'),
         pipeline=val_pipeline,

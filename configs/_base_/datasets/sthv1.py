@@ -1,7 +1,7 @@
 # What leaf configs put in the place of Something-Something V2: raw frames, VIDEO/00001.jpg
 sthv1 = dict(
     train=dict(
-        type='RawframeDataset',
+        type='CheckedRawframeDataset',
         ann_file='data/sthv1/sthv1_train_list_rawframes.txt',
         data_prefix=dict(img='data/sthv1/rawframes'),
         filename_tmpl='{:05}.jpg'))

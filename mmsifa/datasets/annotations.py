@@ -1,0 +1,244 @@
+"""Reading of annotation lists that trusts no line: text files with a sample on each line."""
+
+import logging
+import ntpath
+import os
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
+
+MAX_LINE = 1 << 16  # bytes; what is no list may be one endless line
+MAX_SHOWN = 5  # problems named in an error
+MAX_NUMBER = 10**9 - 1
+_NUMBER = re.compile(r'[0-9]{1,9}')
+# Paths with any of these are looked at closely; all others are plain relative ones.
+_UNUSUAL = re.compile(r'\\|\.\.|^/|^[A-Za-z]:|[\x00-\x1f\x7f]')
+
+
+class AnnotationError(ValueError):
+    """An annotation list that lies; the message names the file, the lines and what is wrong."""
+
+
+class _WrongLine(ValueError):
+    """What is wrong with one line."""
+
+
+def read_annotations(
+    path: str | os.PathLike,
+    columns: Sequence[str] = ('filename',),
+    *,
+    root: str | None = None,
+    delimiter: str | None = ' ',
+    multi_class: bool = False,
+    num_classes: int | None = None,
+    labels_required: bool = True,
+) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+    r"""Read a list of samples, or say what is wrong with it.
+
+    A line is a path, a whole number for each further column, and the label; any number of labels
+    with ``multi_class``. Blank lines are skipped; a byte order mark and CRLF are accepted. The
+    samples are those of MMAction2's ``VideoDataset`` and ``RawframeDataset``.
+
+    A sample that is listed twice with one label is drawn more often: it is kept, with a warning in
+    the log. With two labels it is an error. With a ``root``, any ``..`` is an error, and an
+    absolute path that does not start with the root; links that lead out of it are followed.
+
+    Args:
+        path: The list, UTF-8, on a disk or any other of MMEngine's storage backends.
+        columns: Names of the columns before the label; the first is the path. Numbers are 1 or
+            more, but for ``offset``, which may be 0. Default: ``('filename',)``.
+        root: Folder that the paths start from and must not leave. Default: None, no folder.
+        delimiter: What separates the columns; None for any white space. Default: a space.
+        multi_class: Whether a sample has any number of labels. Default: False.
+        num_classes: Number of classes, which labels must be below. Default: None, unknown.
+        labels_required: Whether each line must have its label. If not, all lines may lack it and
+            get the label -1. Default: True.
+
+    Returns:
+        The samples, dicts of the columns and ``label``; and the largest label with its line, or
+        (-1, 0) if there is none.
+
+    Raises:
+        AnnotationError: If lines are wrong, or there are none. The first five are named.
+        OSError: If the file cannot be read.
+
+    Example:
+        >>> file = getfixture('tmp_path') / 'list.txt'
+        >>> _ = file.write_text('run/1.mp4 0\nrun/2.mp4 1\n')
+        >>> samples, (label, line) = read_annotations(file, root='videos')
+        >>> samples[0]
+        {'filename': 'videos/run/1.mp4', 'label': 0}
+        >>> label, line
+        (1, 2)
+        >>> _ = file.write_text('../1.mp4 0\nrun/2.mp4 one\n')
+        >>> try:
+        ...     read_annotations(file, root='videos')
+        ... except AnnotationError as error:
+        ...     print(str(error).partition('list.txt')[2])
+         has 2 wrong lines of 2:
+          line 1: '../1.mp4' leaves the data root 'videos'
+          line 2: the label 'one' is no whole number from 0 to 999999999
+    """
+    reader = _Reader(columns, root, delimiter, multi_class, num_classes, labels_required)
+    problems: list[str] = []
+    wrong = number = 0
+    for number, line in annotation_lines(path):
+        try:
+            reader.add(number, line)
+        except _WrongLine as error:
+            wrong += 1
+            if wrong <= MAX_SHOWN:
+                problems.append(f'line {number}: {error}')
+    if wrong:
+        if wrong > MAX_SHOWN:
+            problems.append(f'and {wrong - MAX_SHOWN} more')
+        lines = 'line' if wrong == 1 else 'lines'
+        raise AnnotationError(
+            '\n  '.join([f'{path} has {wrong} wrong {lines} of {number}:', *problems])
+        )
+    if not reader.samples:
+        raise AnnotationError(f'{path} holds no samples; expected {reader.form!r} on each line')
+    if reader.repeated:
+        print_log(
+            f'{path}: {reader.repeated} of {len(reader.samples)} samples are listed before; they '
+            'are drawn, and count, more often',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return reader.samples, reader.largest_label
+
+
+def annotation_lines(path: str | os.PathLike) -> Iterator[tuple[int, str | ValueError]]:
+    """Number and text of each line of a list that is not blank.
+
+    Args:
+        path: The list, as in :func:`read_annotations`.
+
+    Yields:
+        The number, from 1, and the text without the white space around it, or an error that says
+        why there is none.
+    """
+    with get_local_path(path) as local, open(local, 'rb') as file:
+        number = 0
+        while raw := file.readline(MAX_LINE):
+            number += 1
+            if len(raw) == MAX_LINE and not raw.endswith(b'\n'):
+                yield number, _WrongLine(f'it has {MAX_LINE} bytes or more, as no list has')
+                return
+            if number == 1:
+                raw = raw.removeprefix(b'\xef\xbb\xbf')  # the byte order mark
+            try:
+                line = raw.decode().strip()
+            except UnicodeDecodeError:
+                yield number, _WrongLine(f'{raw.strip()[:40]!r} is not UTF-8')
+                continue
+            if line:
+                yield number, line
+
+
+class _Reader:
+    """Turns lines into samples, each looked at alone and beside the ones before."""
+
+    def __init__(self, columns, root, delimiter, multi_class, num_classes, labels_required):
+        self.columns = tuple(columns)
+        self.root = root
+        self.delimiter = delimiter
+        self.multi_class = multi_class
+        self.max_label = MAX_NUMBER if num_classes is None else num_classes - 1
+        self.labels_required = labels_required and not multi_class
+        names = ['PATH', *(name.upper() for name in columns[1:])]
+        names.append('LABELS' if multi_class else 'LABEL')
+        self.form = (delimiter or ' ').join(names)
+        self.samples: list[dict] = []
+        self.lines = array('Q')  # of the samples
+        self.seen: dict[Any, int] = {}
+        self.repeated = 0
+        self.largest_label = (-1, 0)
+
+    def add(self, number: int, line: str | ValueError) -> None:
+        """Add a sample, unless its line is wrong."""
+        if isinstance(line, ValueError):
+            raise line
+        sample = self._parse(line)
+        label = sample['label']
+        largest = max(label, default=-1) if self.multi_class else label
+        if largest > self.largest_label[0]:
+            self.largest_label = largest, number
+        if not self.multi_class and self.samples:
+            before = self.samples[0]['label']
+            if (label == -1) != (before == -1):
+                labelled = 'no label' if before == -1 else 'a label'
+                raise _WrongLine(f'{_short(line)} is unlike line {self.lines[0]}, with {labelled}')
+        key = sample['filename'] if len(self.columns) == 1 else self._key(sample)
+        index = self.seen.setdefault(key, len(self.samples))
+        if index < len(self.samples):
+            before = self.samples[index]['label']
+            if before != label:
+                raise _WrongLine(
+                    f'{_short(sample[self.columns[0]])} has the label {label}, but {before} in '
+                    f'line {self.lines[index]}'
+                )
+            self.repeated += 1
+        self.samples.append(sample)
+        self.lines.append(number)
+
+    def _key(self, sample: dict) -> tuple:
+        """What tells samples apart: clips of one video may have labels of their own."""
+        return tuple(sample[name] for name in self.columns)
+
+    def _parse(self, line: str) -> dict:
+        fields = line.split(self.delimiter)
+        count = len(self.columns)
+        labels = fields[count:]
+        too_few = len(fields) < count or (self.labels_required and not labels)
+        if too_few or (len(labels) > 1 and not self.multi_class):
+            hint = ''
+            if not too_few and self.delimiter in (' ', None):
+                hint = '; a path with spaces needs another separator, such as delimiter=","'
+            raise _WrongLine(f'{_short(line)} is not of the form {self.form!r}{hint}')
+        sample: dict = {self.columns[0]: self._path(fields[0])}
+        for name, field in zip(self.columns[1:], fields[1:], strict=False):
+            smallest = 0 if name == 'offset' else 1
+            sample[name] = _number(f'the {name}', field, smallest, MAX_NUMBER)
+        numbers = [_number('the label', field, 0, self.max_label) for field in labels]
+        sample['label'] = numbers if self.multi_class else numbers[0] if numbers else -1
+        return sample
+
+    def _path(self, name: str) -> str:
+        if not name:
+            raise _WrongLine('it has no path')
+        if _UNUSUAL.search(name):
+            if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+                raise _WrongLine(f'the path {_short(name)} has a control character')
+            if self.root:
+                self._stay_inside(name)
+        return os.path.join(self.root, name) if self.root else name
+
+    def _stay_inside(self, name: str) -> None:
+        """Refuse what leaves the root here or on another system."""
+        parts = name.replace('\\', '/').split('/')
+        if os.path.isabs(name):
+            inside = PurePath(os.path.abspath(name)).is_relative_to(os.path.abspath(self.root))
+        else:
+            inside = parts[0] != '' and not ntpath.splitdrive(name)[0]
+        if not inside or '..' in parts:
+            raise _WrongLine(f'{_short(name)} leaves the data root {self.root!r}')
+
+
+def _number(what: str, text: str, smallest: int, largest: int) -> int:
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        number = int(text)
+        if smallest <= number <= largest:
+            return number
+    raise _WrongLine(f'{what} {_short(text)} is no whole number from {smallest} to {largest}')
+
+
+def _short(text: str) -> str:
+    """The text as Python writes it, harmless in a terminal, and cut if it is long."""
+    return repr(text if len(text) <= 80 else text[:77] + '...')

@@ -1,0 +1,171 @@
+"""MMAction2's data sets, with annotation lists that are checked and videos that are named."""
+
+import re
+import traceback
+from typing import Any
+
+from mmaction.datasets import RawframeDataset, VideoDataset
+from mmaction.datasets import transforms as steps
+from mmaction.registry import DATASETS
+
+from mmsifa.datasets.annotations import read_annotations
+
+# The steps of a pipeline that open a video or decode it, and what is no fault of a file in them.
+READING_STEPS = (
+    *(steps.DecordInit, steps.DecordDecode, steps.PyAVInit, steps.PyAVDecode),
+    *(steps.OpenCVInit, steps.OpenCVDecode, steps.PIMSInit, steps.PIMSDecode),
+)
+PROGRAMMING_ERRORS = (ImportError, KeyError, TypeError, AttributeError, NameError)
+# Time and place of decord's errors, and the numbers of its checks, which differ each time.
+_PLACE = re.compile(r'\[\d\d:\d\d:\d\d\] \S+:\d+: (Check failed: .*? vs\. .*?\) )?')
+
+
+class UnreadableVideoError(RuntimeError):
+    """A video cannot be opened or decoded; the message names it and the reason."""
+
+
+def reason_of(step: str, error: Exception) -> str:
+    """Why a step failed, on one line, the same each time.
+
+    Args:
+        step: Name of the step.
+        error: What it raised.
+
+    Returns:
+        The step and the error's message, without what decord puts first.
+
+    Example:
+        >>> reason_of('DecordInit', RuntimeError('[12:00:00] /src/reader.cc:1: no video stream'))
+        'DecordInit: no video stream'
+    """
+    text = _PLACE.sub('', str(error)).strip()
+    first = text.splitlines()[0] if text else type(error).__name__
+    return f'{step}: {first[:200]}'
+
+
+def _reading_step(error: Exception) -> str | None:
+    """Name of the step that opens or decodes a video and raised the error; None if none did."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(step := frame.f_locals.get('self'), READING_STEPS):
+            return type(step).__name__
+    return None
+
+
+def _read_list(dataset, columns, prefix, delimiter) -> list[dict]:
+    if dataset.multi_class and dataset.num_classes is None:
+        raise ValueError(
+            f'{type(dataset).__name__} with multi_class expects num_classes, the number of '
+            'classes, got None'
+        )
+    samples, dataset.largest_label = read_annotations(
+        dataset.ann_file,
+        columns,
+        root=prefix,
+        delimiter=delimiter,
+        multi_class=dataset.multi_class,
+        num_classes=dataset.num_classes,
+        labels_required=not dataset.test_mode,
+    )
+    return samples
+
+
+@DATASETS.register_module()
+class CheckedVideoDataset(VideoDataset):
+    """MMAction2's ``VideoDataset``, which reads its list strictly and names unreadable videos.
+
+    Samples and arguments are those of ``VideoDataset``. What is wrong with the list is said before
+    training starts (:func:`~mmsifa.datasets.annotations.read_annotations`): ``data_prefix`` is the
+    root that no path may leave. Only in test mode may the list have no labels.
+
+    Attributes:
+        largest_label: The largest label of the list and its line, (-1, 0) without labels.
+
+    Raises:
+        AnnotationError: If the list lies.
+        UnreadableVideoError: When a video cannot be read, with its name and the reason.
+
+    Example:
+        >>> folder = getfixture('tmp_path')
+        >>> _ = (folder / 'list.txt').write_text('a.mp4 0')
+        >>> _ = (folder / 'a.mp4').write_text('404 Not Found')
+        >>> steps = [dict(type='mmaction.DecordInit')]
+        >>> dataset = CheckedVideoDataset(str(folder / 'list.txt'), steps, dict(video=str(folder)))
+        >>> try:
+        ...     dataset[0]
+        ... except UnreadableVideoError as error:
+        ...     print(str(error).partition('a.mp4')[2])
+         cannot be read (DecordInit: Error reading 13 bytes...). tools/check_videos.py finds all \
+such videos of a list, FaultTolerantVideoDataset leaves them out
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """Read the list; see :func:`~mmsifa.datasets.annotations.read_annotations`."""
+        return _read_list(self, ('filename',), self.data_prefix['video'], self.delimiter)
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on a sample.
+
+        Args:
+            idx: The index of the sample.
+
+        Returns:
+            What the pipeline makes of it.
+
+        Raises:
+            UnreadableVideoError: If the video cannot be opened or decoded.
+        """
+        info = self.get_data_info(idx)
+        video = info['filename']
+        try:
+            return self.pipeline(info)
+        except PROGRAMMING_ERRORS:
+            raise
+        except Exception as error:
+            step = _reading_step(error)
+            if step is None:
+                raise
+            self._unreadable(video, reason_of(step, error), error)
+            return None
+
+    def _unreadable(self, video: str, reason: str, error: Exception) -> None:
+        raise UnreadableVideoError(
+            f'{video} cannot be read ({reason}). tools/check_videos.py finds all such videos of a '
+            'list, FaultTolerantVideoDataset leaves them out'
+        ) from error
+
+
+@DATASETS.register_module()
+class CheckedRawframeDataset(RawframeDataset):
+    """MMAction2's ``RawframeDataset``, which reads its list strictly.
+
+    Samples and arguments are those of ``RawframeDataset``. What is wrong with the list is said
+    before training starts (:func:`~mmsifa.datasets.annotations.read_annotations`): ``data_prefix``
+    is the root that no path may leave. Only in test mode may the list have no labels.
+
+    Args:
+        *args: As in ``RawframeDataset``.
+        delimiter: What separates the columns. Default: None, any white space.
+        **kwargs: As in ``RawframeDataset``.
+
+    Attributes:
+        largest_label: The largest label of the list and its line, (-1, 0) without labels.
+
+    Raises:
+        AnnotationError: If the list lies.
+
+    Example:
+        >>> file = getfixture('tmp_path') / 'list.txt'
+        >>> _ = file.write_text('video 30 1')
+        >>> CheckedRawframeDataset(str(file), [], dict(img='frames'))[0]['frame_dir']
+        'frames/video'
+    """
+
+    def __init__(self, *args, delimiter: str | None = None, **kwargs):
+        self.delimiter = delimiter
+        super().__init__(*args, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Read the list; see :func:`~mmsifa.datasets.annotations.read_annotations`."""
+        offset = ('offset',) if self.with_offset else ()
+        columns = ('frame_dir', *offset, 'total_frames')
+        return _read_list(self, columns, self.data_prefix['img'], self.delimiter)

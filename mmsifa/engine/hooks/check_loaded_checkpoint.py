@@ -1,0 +1,79 @@
+"""Refuse a checkpoint of another model, and paths in it that are not the run's own."""
+
+import os.path
+
+from mmaction.registry import HOOKS
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import BaseLoop
+
+from mmsifa.models.weights import check_fit
+
+
+@HOOKS.register_module()
+class CheckLoadedCheckpointHook(Hook):
+    """Check that a checkpoint belongs to the model and the run that load it.
+
+    MMEngine only logs which weights do not fit, and goes on with random ones. With this hook every
+    name and shape must fit where a run tests, validates or resumes. Where ``load_from`` starts a
+    training, the classifier may differ; what starts from scratch is logged.
+
+    A resumed checkpoint also names files that later ones replace. Those outside of the run's folder
+    are forgotten, so that they are never removed.
+
+    Args:
+        retrained: How the names of weights start that need not fit where ``load_from`` starts a
+            training; ``''`` lets all differ. Defaults to ``'cls_head.'``.
+
+    Raises:
+        CheckpointError: If the weights are those of another model.
+
+    Example:
+        In a config::
+
+            default_hooks = dict(loaded=dict(type='CheckLoadedCheckpointHook'))
+    """
+
+    priority = 'VERY_HIGH'  # before EMAHook loads the weights
+
+    def __init__(self, retrained: str = 'cls_head.'):
+        self.retrained = retrained
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Check a checkpoint before its weights are used.
+
+        Args:
+            runner: The runner.
+            checkpoint: What was loaded.
+        """
+        # Private to MMEngine, which tells hooks no other way what a run is about to do.
+        fine_tunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        model = runner.model
+        free = check_fit(
+            model, checkpoint, runner._load_from, self.retrained if fine_tunes else None
+        )
+        if free:
+            runner.logger.info(f'not in the checkpoint, so trained from scratch: {free}')
+        self._forget_files_of_others(runner, checkpoint)
+
+    def _forget_files_of_others(self, runner, checkpoint):
+        folders = {os.path.normpath(runner.work_dir)}
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and hook.out_dir:
+                run = os.path.basename(os.path.normpath(runner.work_dir))
+                folders.add(os.path.normpath(os.path.join(hook.out_dir, run)))
+        hub = checkpoint.get('message_hub', {})
+        infos = hub.get('runtime_info', {})
+        for key, value in list(infos.items()):
+            if key == 'keep_ckpt_ids':
+                own = all(isinstance(step, int) for step in value)
+            elif '_ckpt' in key and value is not None:
+                own = os.path.dirname(os.path.normpath(value)) in folders
+            else:
+                continue
+            if not own:
+                runner.logger.warning(
+                    f'the checkpoint names {value} as its {key}, expected a file in '
+                    f'{runner.work_dir}: it is left alone'
+                )
+                del infos[key]
+                hub.get('resumed_keys', {}).pop(key, None)
