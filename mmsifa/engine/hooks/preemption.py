@@ -21,8 +21,8 @@ class PreemptionHook(Hook):
     iteration is finished, and with accumulated gradients the update; then the checkpoint is saved
     and every process ends with exit code 75. The next start with ``--resume`` goes on from there,
     with :class:`~mmsifa.engine.loops.ResumableTrainLoop` in the middle of the epoch. It is enough
-    that one of several processes gets the signal. One that a launcher held back while Python started
-    (``env --block-signal=USR1``) is taken when the run begins.
+    that one of several processes gets the signal. One that a launcher held back while Python
+    started (``env --block-signal=USR1``) is taken when the run begins.
 
     Args:
         signals: Names of the signals. Default: SIGUSR1 alone, since SIGTERM is also what launchers
