@@ -114,8 +114,8 @@ setup(
         'transformers': ['transformers'],  # backbones for SIFAPlugin
         'visualization': ['moviepy<2'],  # MMAction2's videos
         'tests': [
-            *('build', 'hypothesis', 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'types-setuptools'),
-            *('moviepy<2', 'transformers'),
+            *('build', 'hypothesis', 'imageio-ffmpeg', 'moviepy<2', 'mypy', 'pytest'),
+            *('pytest-xdist', 'ruff', 'transformers', 'types-setuptools'),
         ],
     },
 )

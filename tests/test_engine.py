@@ -249,6 +249,12 @@ def test_what_a_killed_run_has_not_finished_goes_at_the_next_start(build):
     assert not part.exists()
 
 
+def test_a_validation_alone_saves_nothing(build):
+    runner = build('validation alone')
+    assert runner.val()['acc/top5'] >= 0
+    assert not list(Path(runner.work_dir).glob('*.pth'))
+
+
 # Numbers
 
 

@@ -80,6 +80,8 @@ class AtomicCheckpointHook(CheckpointHook):
             self._remove(path)
 
     def _save_best_checkpoint(self, runner, metrics):
+        if not hasattr(self, 'file_backend'):
+            return  # a validation without a training
         removed: list[str] = []  # MMEngine removes the old one before it saves
         self.file_backend.remove = self.file_backend.rmtree = removed.append
         try:
