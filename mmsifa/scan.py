@@ -112,8 +112,10 @@ def scan(file: BinaryIO) -> None:
 def _scan_zip(file: BinaryIO, total: int) -> None:
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
+            if entry.compress_type or entry.compress_size != entry.file_size:
                 raise NotAllowed(f'its {entry.filename} is compressed')
+            if entry.external_attr & 0x10:  # of a folder: torch would leave its memory unset
+                raise NotAllowed(f'its {entry.filename} is a folder')
             folder, *names = entry.filename.split('/')
             if not folder or not names or '..' in (folder, *names):
                 raise NotAllowed(f'it names the path {entry.filename}')
@@ -130,8 +132,7 @@ def _scan_zip(file: BinaryIO, total: int) -> None:
         raise NotAllowed(f'it claims {sum(records.values())} bytes in {total}')
     if 'data.pkl' not in records or 'constants.pkl' in records:
         raise NotAllowed('it is an archive of something else')
-    content = reader.get_record('data.pkl')
-    _Scanner(io.BytesIO(content), total, records).load()
+    _Scanner(io.BytesIO(reader.get_record('data.pkl')), total, records).load()
 
 
 def _scan_legacy(file: BinaryIO, total: int) -> None:

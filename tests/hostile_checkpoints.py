@@ -176,6 +176,14 @@ def _records_that_share_bytes(path):
         archive._didModify = True
 
 
+def _record_of_a_folder(path):
+    """torch reads nothing from such a record, and gives the memory as it was."""
+    torch.save({'x': torch.zeros(3)}, path)
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.getinfo(f'{path.stem}/data/0').external_attr = 0x10
+        archive._didModify = True
+
+
 def _outside(path):
     torch.save({'x': torch.zeros(3)}, path)
     _rewrite(path, lambda _, x: x, rename=lambda name: name.replace('data/0', '../../../ran'))
@@ -253,6 +261,7 @@ DAMAGED = 'it is damaged or no checkpoint'
 FILES = {
     'storage-beyond-its-record': (_storage_beyond_its_record, 'it claims a storage of 4294967292'),
     'deflated': (_deflated, r'its \w+/data.pkl is compressed'),
+    'record-of-a-folder': (_record_of_a_folder, r'its \w+/data/0 is a folder'),
     'name-of-many-lines': (_name_of_many_lines, r'its \w+/data\?pkl has a wrong checksum'),
     'records-that-share-bytes': (_records_that_share_bytes, 'it claims [0-9]+ bytes in a file of'),
     'outside-path': (_outside, r'it names the path \w+/../../../ran'),

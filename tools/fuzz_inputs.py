@@ -372,7 +372,7 @@ def fuzz_op_arguments(rng: random.Random) -> None:
 
 def wrong_tensor(tensor: Any, rng: random.Random) -> Any:
     """Return a tensor of another shape, type or device, or none at all."""
-    if not isinstance(tensor, torch.Tensor):
+    if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_meta:
         return tensor
     others: list[Callable[[], Any]] = [
         lambda: None,
@@ -384,9 +384,9 @@ def wrong_tensor(tensor: Any, rng: random.Random) -> Any:
         lambda: tensor[..., :-1],
         lambda: torch.cat([tensor, tensor], 1),
         lambda: tensor.to('meta'),
-        lambda: tensor.clone().requires_grad_(),
+        lambda: tensor.clone().requires_grad_(tensor.is_floating_point()),
         tensor.to_sparse,
-        tensor.double().numpy,
+        tensor.tolist().copy,
         *(functools.partial(tensor.to, dtype) for dtype in OTHER_TYPES),
     ]
     return rng.choice(others)()

@@ -128,7 +128,7 @@ def _check(
                 f'{name} must have shape {shape} for query {tuple(query.shape)} and '
                 f'kernel_size={kernel_size}, got {tuple(tensor.shape)}'
             )
-        if tensor.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
+        if tensor.dtype != query.dtype and not _autocasts(query.device.type):
             raise ValueError(
                 f'{name} must have the dtype of query, {query.dtype}, got {tensor.dtype}'
             )
@@ -140,3 +140,7 @@ def _check(
         raise ValueError(f'scale must be a finite number or None, got {scale!r}')
     if not isinstance(softmax, bool):
         raise ValueError(f'softmax must be True or False, got {softmax!r}')
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
