@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 ROOT = Path(__file__).parent.parent
 
 
+MOTION = ROOT / 'configs/sifa_tiny_motion.py'
 PLUGINS = sorted((ROOT / 'configs/plugin').glob('*.py'))
 EXAMPLES = [
     text.split('```')[0]
@@ -46,10 +47,18 @@ def environment():
 
 
 def test_commands_print_what_the_page_says(after_quickstart, environment, run):
-    command = ['python', 'tools/run_docs.py', 'docs/mmaction2.md', 'docs/data.md', '--check']
-    run(*command, cwd=after_quickstart, env=environment)
+    pages = ['docs/mmaction2.md', 'docs/data.md', 'docs/reliability.md']
+    run('python', 'tools/run_docs.py', *pages, '--check', cwd=after_quickstart, env=environment)
     for result in ('browse/video_1.mp4', 'cam.gif', 'confusion_matrix.png'):
         assert (after_quickstart / 'work_dirs' / result).stat().st_size > 1000
+
+
+def test_the_reliability_page_names_all_that_our_configs_have(tmp_path):
+    page = (ROOT / 'docs/reliability.md').read_text()
+    (tmp_path / 'config.py').write_text(page.split('```python\n')[1].split('```')[0])
+    shown, ours = Config.fromfile(tmp_path / 'config.py'), Config.fromfile(MOTION)
+    assert shown.train_cfg.type == ours.train_cfg.type
+    assert shown.default_hooks == ours.default_hooks
 
 
 def test_run_docs_fills_in_and_notices_changes(tmp_path, environment, run):
