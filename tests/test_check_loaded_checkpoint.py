@@ -94,6 +94,14 @@ def test_weights_of_another_model_are_refused(use, other, trained, tmp_path):
     assert not list(tmp_path.glob('*.pth'))
 
 
+def test_named_weights_may_be_left_unused(trained, tmp_path):
+    check = dict(CHECK, unused='backbone.1.')
+    model = Recognizer(norm=False)
+    runner(tmp_path, model, custom_hooks=[check]).load_checkpoint(str(trained))
+    expected = torch.load(trained, weights_only=False)['state_dict']
+    assert torch.equal(model.state_dict()['backbone.0.weight'], expected['backbone.0.weight'])
+
+
 def test_missing_weights_are_counted_and_named(trained, tmp_path):
     weights = torch.load(trained, weights_only=False)['state_dict']
     torch.save({'state_dict': {'cls_head.bias': weights['cls_head.bias']}}, tmp_path / 'part.pth')

@@ -415,7 +415,7 @@ def test_all_that_is_wrong_is_named_at_once():
         r'released SIFA-Net with 1-2-3-2 bottlenecks and 8 channels: '
         r'layer2\.1\.conv_offset\.weight is missing; '
         r'layer3\.0\.conv2\.weight has shape \(32, 32, 3, 3\), expected \(32, 32, 1, 3, 3\); '
-        r'fc_dual\.bias has shape None, expected \(5,\); '
+        r'fc_dual\.bias is str, expected torch\.float32; '
         r'layer4\.0\.conv_offset\.weight is unknown; '
         r'layer3\.1\.def_cor\.weight is not 1/32 everywhere$'
     )

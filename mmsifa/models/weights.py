@@ -247,7 +247,11 @@ def load_fitting_weights(model: nn.Module, path: str) -> None:
 
 
 def check_fit(
-    model: nn.Module, checkpoint: Mapping, path: str | None, retrained: str | None = None
+    model: nn.Module,
+    checkpoint: Mapping,
+    path: str | None,
+    retrained: str | None = None,
+    unused: str | None = None,
 ) -> list[str]:
     """Refuse the weights of another model.
 
@@ -258,6 +262,8 @@ def check_fit(
         checkpoint: Its names may start with ``module.``.
         path: Where the checkpoint comes from, for the message.
         retrained: Weights whose name starts with this need not fit. Defaults to None: all must.
+        unused: Weights whose name starts with this may be in the checkpoint alone. Defaults to
+            None: the model must have all.
 
     Returns:
         What does not fit and need not, in words.
@@ -270,7 +276,8 @@ def check_fit(
         return []  # a process of FSDP: only the first one gathers the weights
     weights = _recognizer_weights(checkpoint)
     missing = [n for n in own if n not in weights and not n.endswith('num_batches_tracked')]
-    unknown = [n for n in weights if n not in own and not n.startswith('data_preprocessor.')]
+    needless = ('data_preprocessor.', *([] if unused is None else [unused]))
+    unknown = [n for n in weights if n not in own and not n.startswith(needless)]
     shapes = {
         name: f'{name} is {_shape(weights[name])}, expected {tuple(own[name].shape)}'
         for name in own

@@ -23,6 +23,8 @@ class CheckLoadedCheckpointHook(Hook):
     Args:
         retrained: How the names of weights start that need not fit where ``load_from`` starts a
             training; ``''`` lets all differ. Defaults to ``'cls_head.'``.
+        unused: How the names of weights start that a checkpoint may hold in excess, such as those
+            of a path that is left out to extract features. Defaults to None: none.
 
     Raises:
         CheckpointError: If the weights are those of another model.
@@ -35,8 +37,9 @@ class CheckLoadedCheckpointHook(Hook):
 
     priority = 'VERY_HIGH'  # before EMAHook loads the weights
 
-    def __init__(self, retrained: str = 'cls_head.'):
+    def __init__(self, retrained: str = 'cls_head.', unused: str | None = None):
         self.retrained = retrained
+        self.unused = unused
 
     def after_load_checkpoint(self, runner, checkpoint):
         """Check a checkpoint before its weights are used.
@@ -47,10 +50,8 @@ class CheckLoadedCheckpointHook(Hook):
         """
         # Private to MMEngine, which tells hooks no other way what a run is about to do.
         fine_tunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        model = runner.model
-        free = check_fit(
-            model, checkpoint, runner._load_from, self.retrained if fine_tunes else None
-        )
+        retrained = self.retrained if fine_tunes else None
+        free = check_fit(runner.model, checkpoint, runner._load_from, retrained, self.unused)
         if free:
             runner.logger.info(f'not in the checkpoint, so trained from scratch: {free}')
         self._forget_files_of_others(runner, checkpoint)
