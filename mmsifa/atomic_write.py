@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -54,5 +55,8 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise  # some network file systems sync files alone
     finally:
         os.close(descriptor)

@@ -154,11 +154,11 @@ class SlurmCluster:
             ]  # fmt: skip
             self._start('munged', 'munged', '--foreground', '--force', *files)
             ask = ('munge', '--no-input', '--socket', folder / 'munge.socket')
-            self.wait('munged does not answer', lambda: self._answers(*ask), 20)
+            self.wait('munged does not answer', lambda: self._answers(*ask), 60)
             self._start('slurmctld', 'slurmctld', '-D', '-c')
             for node in ('node1', 'node2'):
                 self._start(f'slurmd-{node}', 'slurmd', '-D', '-N', node)
-            self.wait('the nodes do not come', self.idle, 60)
+            self.wait('the nodes do not come', self.idle, 120)
         except BaseException:
             self.stop()
             raise
@@ -168,7 +168,7 @@ class SlurmCluster:
         for job in self._answers('squeue', '--noheader', '--format=%A').split():
             self._answers('scancel', job)
         try:
-            self.wait('jobs stay', lambda: not self._answers('squeue', '--noheader').strip(), 30)
+            self.wait('jobs stay', lambda: not self._answers('squeue', '--noheader').strip(), 60)
         finally:
             self.stop()
 

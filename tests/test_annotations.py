@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from mmsifa.datasets import (
     CheckedVideoDataset,
     read_annotations,
 )
+from mmsifa.engine.hooks.labels import datasets_of
 
 
 @pytest.fixture
@@ -270,6 +272,14 @@ def test_heads_without_a_number_of_classes_are_left_alone(tiny):
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     del runner.model.cls_head.num_classes
     runner.call_hook('before_run')
+
+
+def test_a_data_set_may_call_what_it_likes_its_data_sets():
+    named = SimpleNamespace(dataset='ucf101', datasets=['train', 'val'])
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=named))
+    assert list(datasets_of(SimpleNamespace(_train_loop=loop, _val_loop={}, _test_loop={}))) == [
+        named
+    ]
 
 
 def test_all_configs_read_their_lists_strictly(root):

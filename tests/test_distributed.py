@@ -115,12 +115,13 @@ def test_two_machines_in_bfloat16_end_where_one_process_does(place, train, motio
     replaced = {'HOST': '127.0.0.1', '29500': str(free_ports(1)[0])}
     replaced['--nproc-per-node 8'] = '--nproc-per-node 1'
     work = place / 'nodes'
+    more = ('--work-dir', str(work), '--diff-rank-seed')  # which must not mix up the shares
     agents = []
     for rank in (0, 1):
         with (place / f'node{rank}.log').open('w') as log:
             replaced['RANK'] = str(rank)
             agents.append(subprocess.Popen(
-                command('two machines without Slurm', replaced, '--work-dir', str(work)),
+                command('two machines without Slurm', replaced, *more),
                 cwd=place, env=environment(), stdout=log, stderr=subprocess.STDOUT,
             ))  # fmt: skip
     codes = [agent.wait(timeout=300) for agent in agents]

@@ -1,8 +1,10 @@
 """Trainings that are killed and disks that are full: real processes, a real file system."""
 
+import errno
 import json
 import os
 import signal
+import stat
 import sys
 
 import pytest
@@ -83,3 +85,21 @@ def test_a_training_that_is_killed_again_and_again_ends_like_a_whole_one(run, tm
     assert found['kills_while_writing'] >= 1
     assert found['runs_compared'] >= 1
     assert found['values_that_differ'] == 0
+
+
+def test_a_file_system_that_cannot_sync_folders_is_written_to(tmp_path, monkeypatch):
+    """As some network file systems; a folder that fails to be synced is another matter."""
+
+    def fsync_as(code):
+        def fsync(descriptor):
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(code, os.strerror(code))
+
+        return fsync
+
+    monkeypatch.setattr(os, 'fsync', fsync_as(errno.EINVAL))
+    write_atomically(tmp_path / 'file', 'new')
+    assert (tmp_path / 'file').read_text() == 'new'
+    monkeypatch.setattr(os, 'fsync', fsync_as(errno.EIO))
+    with pytest.raises(OSError, match='Input/output error'):
+        write_atomically(tmp_path / 'file', 'newer')

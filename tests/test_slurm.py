@@ -107,12 +107,12 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
         return now['JobState'] in ('COMPLETED', 'FAILED') or int(now['Restarts']) == times
 
     for times in (1, 2):
-        cluster.wait('the job runs on', lambda times=times: ended_or_restarted(times), 120, log)
+        cluster.wait('the job runs on', lambda times=times: ended_or_restarted(times), 300, log)
         assert state()['Restarts'] == str(times), log.read_text()[-4000:]
-        cluster.wait('the nodes are not free', cluster.idle, 60)
+        cluster.wait('the nodes are not free', cluster.idle, 120)
         # Not after two minutes, but in another second than that of its end, or the node refuses it
         cluster.run('scontrol', 'update', f'JobId={job}', 'StartTime=now+2')
-    cluster.wait('the job runs on', lambda: ended_or_restarted(3), 120, log)
+    cluster.wait('the job runs on', lambda: ended_or_restarted(3), 300, log)
     text = log.read_text()
     assert state()['JobState'] == 'COMPLETED', text[-4000:]
     assert text.count(f'Job {job} goes back into the queue') == 2

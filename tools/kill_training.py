@@ -88,6 +88,17 @@ class Training:
         """Whether a checkpoint is being written."""
         return any(self.work_dir.glob(UNFINISHED.format('*.pth')))
 
+    def halts_writing(self) -> bool:
+        """Halt it while a checkpoint is being written, if one is."""
+        if not self.writes_checkpoint():
+            return False
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        time.sleep(POLL)  # until it has
+        if self.writes_checkpoint():
+            return True
+        os.killpg(self.process.pid, signal.SIGCONT)  # the file was finished in between
+        return False
+
     def kill(self) -> None:
         """End all of its processes at once."""
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -147,7 +158,7 @@ def kill_somewhere(training: Training, in_write: bool, delay: float, skip: int) 
         for _ in range(skip):
             training.wait_until(training.writes_checkpoint)
             training.wait_until(lambda: not training.writes_checkpoint())
-        there = training.wait_until(training.writes_checkpoint)
+        there = training.wait_until(training.halts_writing)
     else:
         end = time.monotonic() + delay
         there = there and training.wait_until(lambda: time.monotonic() > end)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmaction.registry import DATA_SAMPLERS, DATASETS, LOOPS
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import Dataset, Sampler
 
@@ -146,8 +146,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         Returns:
             The trained model.
         """
-        # The checkpoint's seed, not that of this start.
-        self.dataloader.dataset.seed = self._sampler.sampler.seed = self.runner.seed
+        # The checkpoint's, not that of this start; the first rank's under --diff-rank-seed.
+        seed = all_gather_object(self.runner.seed)[0]
+        self.dataloader.dataset.seed = self._sampler.sampler.seed = seed
         self.runner.call_hook('before_train')
         if self._iter and not self._samples_used:
             self._validate_if_due()

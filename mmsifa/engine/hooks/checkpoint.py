@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from mmaction.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmengine.utils import apply_to
 
 from mmsifa.atomic_write import UNFINISHED, write_atomically
 
@@ -56,7 +54,9 @@ class AtomicCheckpointHook(CheckpointHook):
         name = f'iter_{runner.iter + 1}.pth'
         path = self.file_backend.join_path(self.out_dir, name)
         previous = runner.message_hub.runtime_info.get(self._INTERRUPTED)
-        self._rank_buffers = all_gather_object(dict(_model(runner).named_buffers()))
+        saved = _model(runner).state_dict()
+        buffers = {n: b.cpu() for n, b in _model(runner).named_buffers() if n in saved}
+        self._rank_buffers = all_gather_object(buffers)
         runner.message_hub.update_info(self._INTERRUPTED, path)
         self._save(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
         self._rank_buffers = None
@@ -129,9 +129,7 @@ class AtomicCheckpointHook(CheckpointHook):
             checkpoint: What is about to be saved.
         """
         if self._rank_buffers is not None:
-            checkpoint['rank_buffers'] = apply_to(
-                self._rank_buffers, torch.is_tensor, torch.Tensor.cpu
-            )
+            checkpoint['rank_buffers'] = self._rank_buffers
         if 'optimizer' in checkpoint and self._waits_for_update(runner):
             checkpoint['pending_gradients'] = {
                 name: parameter.grad.cpu()

@@ -23,9 +23,10 @@ def datasets_of(runner) -> Iterator[Any]:
         while inside:
             dataset = inside.pop()
             wrapped = vars(dataset).get('datasets') or [vars(dataset).get('dataset')]
-            if wrapped[0] is None:
+            parts = [part for part in wrapped if hasattr(part, '__dict__')]  # no names, no lists
+            if not parts:
                 yield dataset
-            inside.extend(part for part in wrapped if part is not None)
+            inside.extend(parts)
 
 
 @HOOKS.register_module()
