@@ -8,7 +8,6 @@ any of it and refuses what the size of the file does not back.
 import io
 import mmap
 import pickle
-import re
 import tarfile
 import zipfile
 from collections import Counter, OrderedDict
@@ -17,49 +16,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-ITEM_SIZES = {
-    'torch.DoubleStorage': 8,
-    'torch.FloatStorage': 4,
-    'torch.HalfStorage': 2,
-    'torch.BFloat16Storage': 2,
-    'torch.LongStorage': 8,
-    'torch.IntStorage': 4,
-    'torch.ShortStorage': 2,
-    'torch.CharStorage': 1,
-    'torch.ByteStorage': 1,
-    'torch.BoolStorage': 1,
-    'torch.ComplexFloatStorage': 8,
-    'torch.ComplexDoubleStorage': 16,
-}
-_HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
-_ONE_CYCLE = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
-# Attributes of classes that a checkpoint may hold.
-FUNCTIONS = {
-    _HISTORY: ('min', 'max', 'current', 'mean'),
-    _ONE_CYCLE: ('_annealing_cos', '_annealing_linear'),
-}
-ALLOWED = {
-    *ITEM_SIZES,
-    'torch._utils._rebuild_tensor_v2',
-    'torch._utils._rebuild_tensor',
-    'torch._utils._rebuild_parameter',
-    'torch.nn.parameter.Parameter',
-    'collections.OrderedDict',
-    'collections.Counter',
-    'builtins.set',
-    'builtins.bytes',
-    'builtins.getattr',
-    '_codecs.encode',
-    _HISTORY,
-    _ONE_CYCLE,
-    'numpy.dtype',
-    'numpy.ndarray',
-    'numpy._core.multiarray._reconstruct',
-    'numpy._core.multiarray.scalar',
-    'numpy.core.multiarray._reconstruct',
-    'numpy.core.multiarray.scalar',
-}
-NUMBERS = re.compile(r'[biufc]\d+')  # numpy's types of them
+from mmsifa.allow_list import ALLOWED, FUNCTIONS, HISTORY, ITEM_SIZES, NUMBERS
+
 MAX_DEPTH = 100
 _Machine: Any = pickle._Unpickler  # Python's own, instruction by instruction
 _OPCODES = (
@@ -252,7 +210,7 @@ class _Scanner(_Machine):
     def load_newobj(self) -> None:
         args = self.stack.pop()
         name = self.stack.pop().name
-        if name != _HISTORY or args != ():
+        if name != HISTORY or args != ():
             raise NotAllowed(f'it asks for {name}{args}')
         self.append(_History())
 
@@ -265,7 +223,7 @@ class _Scanner(_Machine):
             inst.__dict__.update(state)
         elif type(inst) is _History:
             methods = state.get('statistics_methods', {})
-            known = all(method.name == f'{_HISTORY}.{key}' for key, method in methods.items())
+            known = all(method.name == f'{HISTORY}.{key}' for key, method in methods.items())
             known = known and set(state) <= {
                 'statistics_methods', 'max_length', '_log_history', '_count_history'
             }  # fmt: skip
@@ -305,6 +263,14 @@ class _Scanner(_Machine):
         if type(tensor) is not _Tensor:
             raise NotAllowed('it makes a parameter of something else')
         return tensor
+
+    def call_rebuild_from_type_v2(self, rebuild, cls, args, state) -> _Tensor:
+        """FSDP leaves a mark on the tensors that it has gathered."""
+        if cls.name != 'torch.Tensor' or set(state) - {'_has_been_cloned'}:
+            raise NotAllowed('it hangs attributes on a tensor')
+        if rebuild.name != 'torch._utils._rebuild_tensor_v2':
+            raise NotAllowed(f'it calls {rebuild.name} for a tensor')
+        return self.call_rebuild_tensor_v2(*args)
 
     def check_plain(self, requires_grad, hooks) -> None:
         if type(requires_grad) is not bool or hooks:

@@ -102,7 +102,7 @@ CONTENTS = {
     ),
     'objects': (lambda _: np.array([{}]), r"it asks for arrays of numpy.dtype\('O8'\)"),
     'bytearray': (lambda _: Call(bytearray, 4 * 10**9), 'it asks for builtins.bytearray'),
-    'tensor-class': (lambda _: Call(torch.Tensor, 2**40), 'it asks for torch.Tensor'),
+    'tensor-class': (lambda _: Call(torch.Tensor, 2**40), 'it calls torch.Tensor'),
     'storage-class': (
         lambda _: Call(torch.UntypedStorage, 2**40),
         'it asks for torch.storage.UntypedStorage',

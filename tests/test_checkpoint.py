@@ -426,7 +426,10 @@ STORAGES = (
     'float64', 'float32', 'float16', 'bfloat16', 'int64', 'int32', 'int16', 'int8', 'uint8',
     'bool', 'complex64', 'complex128',
 )  # fmt: skip
+GATHERED = torch.ones(2)
+GATHERED._has_been_cloned = True  # as FSDP marks tensors
 USUAL = {
+    'gathered': {'weight': GATHERED},
     'weights': OrderedDict((name, torch.ones(2, dtype=getattr(torch, name))) for name in STORAGES),
     'parameter': torch.nn.Parameter(torch.ones(2)),
     'history': [HistoryBuffer([0.5], [1]), np.ones(2), np.float32(1), np.zeros(0)],

@@ -124,7 +124,11 @@ def test_two_machines_in_bfloat16_end_where_one_process_does(place, train, motio
                 command('two machines without Slurm', replaced, *more),
                 cwd=place, env=environment(), stdout=log, stderr=subprocess.STDOUT,
             ))  # fmt: skip
-    codes = [agent.wait(timeout=300) for agent in agents]
+    try:
+        codes = [agent.wait(timeout=300) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
     log = (place / 'node0.log').read_text()
     assert codes == [0, 0], log[-4000:]
     assert "dtype='bfloat16'" in log or 'AmpOptimWrapper' in log

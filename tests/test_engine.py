@@ -184,6 +184,33 @@ def test_a_run_killed_while_it_validates_validates_again(build):
     assert len(list(folder.glob('best_*.pth'))) == 1
 
 
+def test_a_validation_that_made_the_best_checkpoint_is_not_run_again(build):
+    with pytest.raises(BreakError):
+        build('validated', break_off=dict(iteration=BATCHES + 1)).train()
+    resumed = build('validated', resume=True)
+    resumed.train()
+    scalars = Path(resumed.work_dir, resumed.timestamp, 'vis_data/scalars.json')
+    lines = [json.loads(line) for line in scalars.open()]
+    assert [line['step'] for line in lines if 'acc/top1' in line] == [2]
+
+
+def test_a_slice_of_the_data_is_seeded_too(build):
+    options = {'train_dataloader.num_batch_per_epoch': 2, 'train_cfg.max_epochs': 1}
+    runners = [build(f'slice {seed}', **{**options, 'randomness.seed': seed}) for seed in (3, 4)]
+    for runner in runners:
+        runner.train()
+    clips = [
+        {
+            clip: mean
+            for _, names, means in seen(runner)
+            for clip, mean in zip(names, means, strict=True)
+        }
+        for runner in runners
+    ]
+    assert clips[0].keys() == clips[1].keys()
+    assert clips[0] != clips[1]
+
+
 def test_the_rest_of_an_epoch_may_run_on_another_number_of_processes(build):
     """What two processes would read is the rest of what one has left."""
     with pytest.raises(SystemExit):
@@ -298,6 +325,13 @@ def test_no_checkpoint_holds_an_invalid_weight(build):
     assert {path.name for path in Path(runner.work_dir).glob('epoch_*')} == {'epoch_1.pth'}
 
 
+def test_what_is_infinite_by_design_is_saved(build):
+    runner = build('mask', **{'train_cfg.max_epochs': 1})
+    runner.model.register_buffer('mask', torch.tensor(-torch.inf))
+    runner.train()
+    assert Path(runner.work_dir, 'epoch_1.pth').is_file()
+
+
 def test_samples_without_a_name_are_said_to_be_unknown(build):
     options = {
         'train_dataloader.dataset.pipeline.6.meta_keys': (),
@@ -313,12 +347,18 @@ def test_samples_without_a_name_are_said_to_be_unknown(build):
 # Signals
 
 
-def test_preemption_needs_known_signals_and_a_hook_to_save_by(build):
+def test_preemption_needs_known_signals():
     with pytest.raises(ValueError, match=r"signals among .*SIGUSR1.*, got \['USR1'\]"):
         PreemptionHook(['USR1'])
-    runner = build('plain', **{'default_hooks.checkpoint.type': 'CheckpointHook'})
-    with pytest.raises(TypeError, match='expected of type AtomicCheckpointHook, got hooks'):
-        runner.train()
+
+
+def test_preemption_is_idle_without_a_hook_to_save_by(build):
+    before = signal.getsignal(signal.SIGUSR1)
+    options = {'default_hooks.checkpoint.type': 'CheckpointHook', 'train_cfg.max_epochs': 1}
+    runner = build('plain', **options)
+    runner.train()
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert 'PreemptionHook is idle' in next(Path(runner.work_dir).glob('*/*.log')).read_text()
 
 
 def test_signals_are_given_back_after_the_run(build):

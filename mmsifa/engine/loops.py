@@ -128,10 +128,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     """
 
     def __init__(self, runner, dataloader: dict, **kwargs):
-        if not (isinstance(dataloader, dict) and {'dataset', 'sampler'} <= dataloader.keys()):
+        parts = dataloader if isinstance(dataloader, dict) else {}
+        if 'dataset' not in parts or not isinstance(parts.get('sampler'), dict):
             raise TypeError(
-                'ResumableTrainLoop expects train_dataloader to be a config with a dataset and a '
-                f'sampler, got {dataloader!r}'
+                'ResumableTrainLoop expects train_dataloader to be a config with a dataset and the '
+                f'config of a sampler, got {dataloader!r}'
             )
         dataloader = dict(
             dataloader,
@@ -148,7 +149,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         """
         # The checkpoint's, not that of this start; the first rank's under --diff-rank-seed.
         seed = all_gather_object(self.runner.seed)[0]
-        self.dataloader.dataset.seed = self._sampler.sampler.seed = seed
+        self._dataset.seed = self._sampler.sampler.seed = seed
         self.runner.call_hook('before_train')
         if self._iter and not self._samples_used:
             self._validate_if_due()
@@ -160,7 +161,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Train one epoch, or what is left of it."""
-        self.dataloader.dataset.epoch.fill_(self._epoch)
+        self._dataset.epoch.fill_(self._epoch)
         self._sampler.start = self._samples_used // get_world_size()
         first = self._sampler.start // self.dataloader.batch_sampler.batch_size
         self.runner.call_hook('before_train_epoch')
@@ -183,6 +184,12 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         super().run_iter(idx, data_batch)
 
     @property
+    def _dataset(self) -> SeededDataset:
+        dataset = self.dataloader.dataset
+        # num_batch_per_epoch puts a slice around it.
+        return dataset if isinstance(dataset, SeededDataset) else dataset._dataset
+
+    @property
     def _sampler(self) -> ResumableSampler:
         return self.dataloader.batch_sampler.sampler
 
@@ -198,5 +205,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     def _validate_if_due(self) -> None:
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
-            self.runner.val_loop.run()
+        hub = self.runner.message_hub
+        # So says a checkpoint that was saved again as the best one.
+        done = hub.runtime_info.get('validated_epoch') == self._epoch
+        if self.runner.val_loop is None or self._epoch < self.val_begin or not due or done:
+            return
+        hub.update_info('validated_epoch', self._epoch)
+        self.runner.val_loop.run()

@@ -53,6 +53,8 @@ class AtomicCheckpointHook(CheckpointHook):
         """
         name = f'iter_{runner.iter + 1}.pth'
         path = self.file_backend.join_path(self.out_dir, name)
+        if path == self.last_ckpt:
+            return path  # a regular one, just saved
         previous = runner.message_hub.runtime_info.get(self._INTERRUPTED)
         saved = _model(runner).state_dict()
         buffers = {n: b.cpu() for n, b in _model(runner).named_buffers() if n in saved}

@@ -27,6 +27,14 @@ class InvalidLossHook(Hook):
 
     priority = 'VERY_HIGH'  # before the hooks that average, log or save
 
+    def before_train(self, runner):
+        """Take notice of what is meant to be infinite, such as attention masks.
+
+        Args:
+            runner: The runner.
+        """
+        self.infinite_by_design = set(_not_finite(dict(runner.model.named_buffers())))
+
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Check the losses of an iteration.
 
@@ -57,11 +65,8 @@ class InvalidLossHook(Hook):
             runner: The runner.
             checkpoint: What is about to be saved.
         """
-        invalid = [
-            name
-            for name, value in checkpoint['state_dict'].items()
-            if value.is_floating_point() and not torch.isfinite(value).all()
-        ]
+        invalid = _not_finite(checkpoint['state_dict'])
+        invalid = [name for name in invalid if name not in self.infinite_by_design]
         if invalid:
             raise FloatingPointError(
                 f'{len(invalid)} of {len(checkpoint["state_dict"])} weights and statistics are NaN '
@@ -74,6 +79,14 @@ class InvalidLossHook(Hook):
     def _last_good(runner) -> str:
         last = runner.message_hub.runtime_info.get('last_ckpt')
         return f'The last good checkpoint is {last}.' if last else 'There is no checkpoint yet.'
+
+
+def _not_finite(state_dict) -> list[str]:
+    return [
+        name.removeprefix('module.')
+        for name, value in state_dict.items()
+        if torch.is_tensor(value) and not torch.isfinite(value).all()
+    ]
 
 
 def _rates(runner) -> Iterable[list[float]]:

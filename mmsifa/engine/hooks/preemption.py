@@ -1,12 +1,14 @@
 """Stop at a signal, in a way that the next start goes on from."""
 
 import signal
+import threading
 from collections.abc import Sequence
 
 import torch
 from mmaction.registry import HOOKS
 from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop
 
 from mmsifa.engine.hooks.checkpoint import AtomicCheckpointHook
 
@@ -30,7 +32,6 @@ class PreemptionHook(Hook):
 
     Raises:
         ValueError: If a signal is not known here.
-        TypeError: If the runner's checkpoint hook is not an AtomicCheckpointHook.
 
     Example:
         In a config::
@@ -49,21 +50,25 @@ class PreemptionHook(Hook):
             raise ValueError(f'PreemptionHook expects signals among {known}, got {unknown}')
         self.signals = [signal.Signals[name] for name in signals]
         self.received = False
+        self.saver: AtomicCheckpointHook | None = None  # while signals are caught
 
     def before_run(self, runner):
-        """Catch the signals from now on.
+        """Catch the signals of a training from now on.
 
         Args:
             runner: The runner.
         """
+        # Private to MMEngine, which tells hooks no other way what a run is about to do.
+        if not (self.signals and isinstance(runner._train_loop, BaseLoop)):
+            return
         savers = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
-        if self.signals and not savers:
-            names = [type(hook).__name__ for hook in runner.hooks]
-            raise TypeError(
-                'PreemptionHook saves by default_hooks.checkpoint, expected of type '
-                f'AtomicCheckpointHook, got hooks {names}; '
-                'take that type or set default_hooks.preemption.signals=[]'
+        if not savers or threading.current_thread() is not threading.main_thread():
+            runner.logger.warning(
+                'PreemptionHook is idle: it needs default_hooks.checkpoint of type '
+                'AtomicCheckpointHook to save by, and the main thread to get signals in'
             )
+            return
+        self.saver = savers[0]
         self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
         # One may wait, held back until now
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
@@ -74,9 +79,12 @@ class PreemptionHook(Hook):
         Args:
             runner: The runner.
         """
+        if self.saver is None:
+            return
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self.saver = None
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Save and end if a process has got the signal.
@@ -87,14 +95,13 @@ class PreemptionHook(Hook):
             data_batch: The batch.
             outputs: The losses.
         """
-        if not runner.optim_wrapper.should_update():
+        if self.saver is None or not runner.optim_wrapper.should_update():
             return
         received = torch.tensor(int(self.received))
         all_reduce(received, 'max')
         if not received:
             return
-        saver = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
-        path = saver.save_interrupted(runner)
+        path = self.saver.save_interrupted(runner)
         barrier()  # nobody ends, and takes the others along, before the file is there
         runner.logger.info(
             f'Stopped by a signal after iteration {runner.iter + 1} and saved {path}: the same '
