@@ -74,6 +74,12 @@ def views(storage, *args, hooks=None):
     )  # fmt: skip
 
 
+def with_attribute():
+    tensor = torch.ones(2)
+    tensor.grad_fn_of_mine = 'text'
+    return tensor
+
+
 STORAGE = torch.zeros(77).storage()
 
 # Named content of a checkpoint of torch's present format; (marker) -> content, and the reason.
@@ -107,6 +113,7 @@ CONTENTS = {
         lambda _: Call(torch.UntypedStorage, 2**40),
         'it asks for torch.storage.UntypedStorage',
     ),
+    'attributes': (lambda _: with_attribute(), 'it hangs attributes on a tensor'),
     'hex-of-hex': (lambda _: hex_of_hex(), 'it asks for the encoding hex_codec'),
     'text-again-and-again': (
         lambda _: [Call(codecs.encode, text, 'latin1') for text in [10**6 * 'x'] * 5000],

@@ -8,4 +8,4 @@ ruff format --check .
 ruff check .
 mypy
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # for each of the processes
-python -m pytest -n 2 --dist loadfile "$@"
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
