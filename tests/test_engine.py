@@ -1,6 +1,7 @@
 """The loop and the hooks of a run that is broken off, goes on, or must stop."""
 
 import json
+import re
 import signal
 from itertools import count
 from pathlib import Path
@@ -318,10 +319,10 @@ def test_no_checkpoint_holds_an_invalid_weight(build):
     runner = build(
         'spoiled', **{'default_hooks.spoil': dict(type='SpoilHook', iteration=2 * BATCHES)}
     )
-    with pytest.raises(
-        FloatingPointError, match=r'1 of \d+ weights and statistics are NaN or infin'
-    ):
+    with pytest.raises(FloatingPointError) as stopped:
         runner.train()
+    assert re.match(r'1 of \d+ weights and statistics are NaN or infinite', str(stopped.value))
+    assert f'The last good checkpoint is {runner.work_dir}/epoch_1.pth.' in str(stopped.value)
     assert {path.name for path in Path(runner.work_dir).glob('epoch_*')} == {'epoch_1.pth'}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
+from mmengine.runner import find_latest_checkpoint
 
 
 @HOOKS.register_module()
@@ -77,7 +78,7 @@ class InvalidLossHook(Hook):
 
     @staticmethod
     def _last_good(runner) -> str:
-        last = runner.message_hub.runtime_info.get('last_ckpt')
+        last = find_latest_checkpoint(runner.work_dir)
         return f'The last good checkpoint is {last}.' if last else 'There is no checkpoint yet.'
 
 
