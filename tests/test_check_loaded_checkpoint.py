@@ -102,6 +102,14 @@ def test_named_weights_may_be_left_unused(trained, tmp_path):
     assert torch.equal(model.state_dict()['backbone.0.weight'], expected['backbone.0.weight'])
 
 
+def test_features_need_no_classifier(trained):
+    model = Recognizer()
+    del model.cls_head
+    load_fitting_weights(model, str(trained))
+    expected = torch.load(trained, weights_only=False)['state_dict']
+    assert torch.equal(model.state_dict()['backbone.0.weight'], expected['backbone.0.weight'])
+
+
 def test_missing_weights_are_counted_and_named(trained, tmp_path):
     weights = torch.load(trained, weights_only=False)['state_dict']
     torch.save({'state_dict': {'cls_head.bias': weights['cls_head.bias']}}, tmp_path / 'part.pth')

@@ -255,7 +255,8 @@ def check_fit(
 ) -> list[str]:
     """Refuse the weights of another model.
 
-    Counters of batches may be missing, and statistics of the data preprocessor are not needed.
+    Counters of batches may be missing; statistics of the data preprocessor are not needed, nor is a
+    classifier where the model has none.
 
     Args:
         model: The model that shall get the weights.
@@ -276,8 +277,10 @@ def check_fit(
         return []  # a process of FSDP: only the first one gathers the weights
     weights = _recognizer_weights(checkpoint)
     missing = [n for n in own if n not in weights and not n.endswith('num_batches_tracked')]
-    needless = ('data_preprocessor.', *([] if unused is None else [unused]))
-    unknown = [n for n in weights if n not in own and not n.startswith(needless)]
+    needless = ['data_preprocessor.', *([] if unused is None else [unused])]
+    if not any(name.startswith('cls_head.') for name in own):
+        needless.append('cls_head.')  # features are extracted
+    unknown = [n for n in weights if n not in own and not n.startswith(tuple(needless))]
     shapes = {
         name: f'{name} is {_shape(weights[name])}, expected {tuple(own[name].shape)}'
         for name in own
