@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -120,6 +121,26 @@ def check_ranks(work: Path, data: Path) -> None:
     scored = one['validated'] | other['validated']
     assert scored.keys() == {path.name for path in (data / 'videos_val').iterdir()}
     assert one['metrics']['acc/top1'] == accuracy(scored, data)
+
+
+def check_killed_rank(train, title: str, replaced: dict[str, str]) -> None:
+    """Kill a rank in the second epoch of a training: all end soon, and the next start resumes."""
+    epochs = 'train_cfg.max_epochs=2'
+    kill = [f'default_hooks.kill.{x}' for x in ('type=KillRank', 'rank=1', 'iters=6')]
+    more = ('--cfg-options', epochs, *kill)
+    work, done = train('killed', title, replaced, *more, check=False, timeout=300)
+    end = time.time()
+    assert done.returncode != 0
+    (killed,) = records(work, 'killed')
+    assert end - killed['time'] < 60
+    assert not records(work)  # nobody finished
+    assert (work / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+
+    _, done = train('killed', title, replaced, '--resume', '--cfg-options', epochs)
+    assert 'resumed epoch: 1, iter: 4' in done.stdout
+    one, other = records(work)
+    assert one['weights'] == other['weights']
+    assert (work / 'epoch_2.pth').is_file()
 
 
 def accuracy(scores: dict[str, list[float]], data: Path) -> float:

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import time
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from cluster_page import (
     COMMANDS,
     ROOT,
     accuracy,
+    check_killed_rank,
     check_ranks,
     command,
     commands,
@@ -141,24 +141,8 @@ def test_two_machines_in_bfloat16_end_where_one_process_does(place, train, motio
     assert distance(one, two) < 0.03 * distance(one, start)
 
 
-def test_a_killed_rank_ends_all_and_the_run_resumes(place, train):
-    replaced = {'--gpus 8': '--gpus 2'}
-    epochs = 'train_cfg.max_epochs=2'
-    kill = [f'default_hooks.kill.{x}' for x in ('type=KillRank', 'rank=1', 'iters=6')]
-    more = ('--cfg-options', epochs, *kill)
-    work, done = train('killed', 'one machine', replaced, *more, check=False, timeout=300)
-    end = time.time()
-    assert done.returncode != 0
-    (killed,) = records(work, 'killed')
-    assert end - killed['time'] < 60
-    assert not records(work)  # nobody finished
-    assert (work / 'last_checkpoint').read_text().endswith('epoch_1.pth')
-
-    _, done = train('killed', 'one machine', replaced, '--resume', '--cfg-options', epochs)
-    assert 'resumed epoch: 1, iter: 4' in done.stdout
-    one, other = records(work)
-    assert one['weights'] == other['weights']
-    assert (work / 'epoch_2.pth').is_file()
+def test_a_killed_rank_ends_all_and_the_run_resumes(train):
+    check_killed_rank(train, 'one machine', {'--gpus 8': '--gpus 2'})
 
 
 def test_commands_are_read_with_their_titles():

@@ -1,10 +1,18 @@
 """The commands of docs/cluster.md for Slurm, on a real Slurm of two nodes on this machine."""
 
 import os
-import time
 
 import pytest
-from cluster_page import check_ranks, command, environment, records, same, weights, workplace
+from cluster_page import (
+    check_killed_rank,
+    check_ranks,
+    command,
+    environment,
+    records,
+    same,
+    weights,
+    workplace,
+)
 from slurm_cluster import SlurmCluster, missing_programs
 
 ONE_NODE = {'--gpus 8 --gpus-per-node 8': '--gpus 2 --gpus-per-node 2', 'NAME': 'ci'}
@@ -70,21 +78,7 @@ def test_two_nodes_train_as_one(one_node, train, motion_data):
 
 
 def test_a_killed_rank_ends_the_job_and_the_run_resumes(train):
-    epochs = 'train_cfg.max_epochs=2'
-    kill = [f'default_hooks.kill.{x}' for x in ('type=KillRank', 'rank=1', 'iters=6')]
-    more = ('--cfg-options', epochs, *kill)
-    work, done = train('killed', 'Slurm by the script', BY_SCRIPT, *more, check=False, timeout=300)
-    end = time.time()
-    assert done.returncode != 0
-    (killed,) = records(work, 'killed')
-    assert end - killed['time'] < 60
-    assert not records(work)  # nobody finished
-
-    _, done = train('killed', 'Slurm by the script', BY_SCRIPT, '--resume', '--cfg-options', epochs)
-    assert 'resumed epoch: 1, iter: 4' in done.stdout
-    one, other = records(work)
-    assert one['weights'] == other['weights']
-    assert (work / 'epoch_2.pth').is_file()
+    check_killed_rank(train, 'Slurm by the script', BY_SCRIPT)
 
 
 def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, place, train):
