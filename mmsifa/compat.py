@@ -2,7 +2,8 @@
 
 Each ``mend_*`` function closes one gap and names where upstream has it. It does nothing where the
 installed release has closed that gap itself, and nothing when called again. What is wrapped for
-good (data-parallel models, config bases) acts only on models on the CPU and on ``mmsifa::``.
+good: data-parallel models, on the CPU only; config bases, for ``mmsifa::`` only; and the loading of
+checkpoints, since no release checks what a file claims.
 """
 
 import functools

@@ -1,8 +1,6 @@
 """Turn a checkpoint of the paper's released code into one of our recognizers."""
 
 import argparse
-import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, save_checkpoint
 
 import mmsifa
 from mmsifa.checkpoint import CheckpointError
@@ -44,7 +42,7 @@ def main() -> None:
         parser.error(f'cannot convert {args.checkpoint}: {error}')
     try:
         save(converted, args.out)
-    except (OSError, RuntimeError) as error:  # torch.save raises either
+    except OSError as error:
         parser.error(f'cannot write {args.out}: {error}')
     configs = fitting_configs(converted)
     print(f'network: {converted.network}')
@@ -55,16 +53,14 @@ def main() -> None:
 
 
 def save(converted: Conversion, out: Path) -> None:
-    """Write a checkpoint as MMEngine does; no half of it is ever to be seen."""
+    """Write a checkpoint as MMEngine does, whole or not at all (:mod:`mmsifa.compat`)."""
     meta = dict(
         cfg=Config(dict(model=converted.model)).pretty_text,
         time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
         mmengine_version=mmengine.__version__,
         mmsifa_version=mmsifa.__version__,
     )
-    with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
-        torch.save(dict(meta=meta, state_dict=converted.state_dict), Path(scratch, out.name))
-        os.replace(Path(scratch, out.name), out)
+    save_checkpoint(dict(meta=meta, state_dict=converted.state_dict), str(out))
 
 
 def fitting_configs(converted: Conversion) -> str:
