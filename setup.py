@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+DOCS = ['furo', 'myst-parser', 'sphinx']
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
 
 
@@ -113,9 +114,13 @@ setup(
         'tensorboard': ['tensorboard'],
         'transformers': ['transformers'],  # backbones for SIFAPlugin
         'visualization': ['moviepy<2'],  # MMAction2's videos
+        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
+        'docs': DOCS,
         'tests': [
-            *('build', 'hypothesis', 'imageio-ffmpeg', 'moviepy<2', 'mypy', 'pytest'),
-            *('pytest-xdist', 'ruff', 'transformers', 'types-setuptools'),
+            *('build', 'hypothesis', 'imageio-ffmpeg', 'moviepy<2', 'mypy', 'onnx', 'onnxruntime'),
+            *('onnxscript', 'pytest', 'pytest-xdist', 'ruff', 'selenium', 'tensorboard'),
+            *('transformers', 'types-setuptools'),
+            *DOCS,
         ],
     },
 )

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/setup_env.sh tests
+bash tools/setup_browser.sh || echo "The tests of web pages will be skipped"
 
 ruff format --check .
 ruff check .

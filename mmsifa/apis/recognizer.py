@@ -1,0 +1,86 @@
+"""Recognizers from configs and checkpoints, for tools that use a trained model."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from mmaction.apis import init_recognizer
+from mmengine.config import Config
+from torch import nn
+
+from mmsifa.models.weights import load_fitting_weights
+
+
+def default_device() -> str:
+    """Return the first GPU's name, or ``'cpu'`` where there is none."""
+    return 'cuda:0' if torch.cuda.is_available() else 'cpu'
+
+
+def load_config(name: str | Path, options: dict | None = None) -> Config:
+    """Read a config, of any MMAction2 recognizer.
+
+    Args:
+        name: A file, the name of a config of mmsifa such as ``sifa_r50_k400``, or
+            ``PACKAGE::CONFIG`` for one of an installed package such as
+            ``mmaction::recognition/tsm/...``.
+        options: What to change in it, as of ``--cfg-options``. Defaults to None.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: If there is no such config or it has no model.
+
+    Example:
+        >>> from mmsifa.apis import load_config
+        >>> load_config('sifa_r50_k400').model.backbone.type
+        'SIFANet'
+    """
+    if Path(name).is_file():
+        path = Path(name)
+    else:
+        package, _, leaf = str(name).rpartition('::')
+        path = _config_folder(package or 'mmsifa') / f'{leaf.removesuffix(".py")}.py'
+        if not path.is_file():
+            own = ', '.join(sorted(config.stem for config in _config_folder('mmsifa').glob('*.py')))
+            raise ValueError(
+                f'no config {name}: expected a file, one of mmsifa ({own}), or PACKAGE::CONFIG '
+                'with CONFIG a path in the configs of an installed package'
+            )
+    config = Config.fromfile(path)
+    if options:
+        config.merge_from_dict(options)
+    if 'model' not in config:
+        raise ValueError(f'the config {name} has no model: give the config of a recognizer')
+    return config
+
+
+def _config_folder(package: str) -> Path:
+    """Return where MIM puts a package's configs."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ValueError(f'no config of {package}: that package is not installed')
+    return Path(spec.origin).parent / '.mim' / 'configs'
+
+
+def load_recognizer(
+    config: Config, checkpoint: str | Path, device: str | torch.device = 'cpu'
+) -> nn.Module:
+    """Build a recognizer, ready to test, with weights of its own and nothing left out.
+
+    Args:
+        config: Its config, as of :func:`load_config`.
+        checkpoint: Path or URL of its weights.
+        device: Where it shall run. Defaults to the CPU.
+
+    Returns:
+        The recognizer in test mode, with its config as ``cfg``, as MMAction2's
+        ``inference_recognizer`` takes it.
+
+    Raises:
+        CheckpointError: If the file is refused or holds the weights of another model.
+        OSError: If there is no such file.
+    """
+    model = init_recognizer(config, device=device)
+    load_fitting_weights(model, str(checkpoint))
+    return model
