@@ -1,0 +1,104 @@
+"""What is seen of a network's inter-frame attention on one clip."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+@dataclass
+class LayerAttention:
+    """What a SIFA layer did between the T feature frames of a clip, T - 1 pairs.
+
+    Args:
+        name: The layer's name in the recognizer, such as ``backbone.layer2.1.sifa``.
+        kernel_size: Side K of its window.
+        dilation: Distance of neighbouring taps in feature pixels.
+        frames: For every feature frame the index of the clip's frame that stands for it, T numbers.
+        offset: (T - 1, K*K, 2, H, W): how far each tap was moved, down and to the right, in feature
+            pixels.
+        weights: (T - 1, G, K*K, H, W): attention weights of G heads, as the layer used them.
+        saliency: (T - 1, H, W): mean over the channels of the motion saliency map's magnitude.
+    """
+
+    name: str
+    kernel_size: int
+    dilation: int
+    frames: Sequence[int]
+    offset: Array
+    weights: Array
+    saliency: Array
+
+    def grid(self) -> Array:
+        """Return the undeformed sampling positions, (K*K, 2, H, W): y and x in feature pixels."""
+        height, width = self.offset.shape[-2:]
+        centres = np.stack(np.mgrid[:height, :width])
+        half = self.kernel_size // 2
+        taps = np.stack(np.mgrid[-half : half + 1, -half : half + 1]).reshape(2, -1).T
+        return (centres + self.dilation * taps[:, :, None, None]).astype(np.float32)
+
+    def positions(self) -> Array:
+        """Return the sampling positions, (T - 1, K*K, 2, H, W): y and x in feature pixels."""
+        return self.grid() + self.offset
+
+    def entropy(self) -> Array:
+        r"""Return how evenly a position's weights are spread, (T - 1, G, H, W), from 0 to 1.
+
+        .. math:: -\sum_k p_k \log p_k \,/\, \log K^2, \quad p_k = |w_k| / \sum_j |w_j|
+
+        0 is one tap alone, 1 all taps alike (or none).
+        """
+        size = np.abs(self.weights)
+        total = size.sum(axis=2, keepdims=True)
+        share = np.divide(size, total, out=np.full_like(size, 1 / size.shape[2]), where=total > 0)
+        logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+        return -(share * logs).sum(axis=2) / max(np.log(size.shape[2]), 1e-12)
+
+    def outside(self) -> NDArray[np.bool_]:
+        """Return which samples lie outside the frame and count as zero, (T - 1, K*K, H, W)."""
+        height, width = self.offset.shape[-2:]
+        y, x = np.moveaxis(self.positions(), 2, 0)
+        return ~((y > -1) & (y < height) & (x > -1) & (x < width))
+
+
+@dataclass
+class Inspection:
+    """A clip and what every SIFA layer of a recognizer did on it.
+
+    Args:
+        video: Name of the video.
+        config: Name of the recognizer's config.
+        checkpoint: Name of its weights' file.
+        frames: The clip as the network saw it, (frames, height, width, 3), RGB, 0 to 255.
+        layers: Its SIFA layers, in the order in which they ran.
+        scores: Names and scores of the best classes, the best first.
+    """
+
+    video: str
+    config: str
+    checkpoint: str
+    frames: NDArray[np.uint8]
+    layers: list[LayerAttention]
+    scores: list[tuple[str, float]] = field(default_factory=list)
+
+
+def to_pixels(positions: Array, map_size: int, frame_size: int) -> Array:
+    """Map positions on a feature map to the pixels of the frame, along one axis.
+
+    Args:
+        positions: In feature pixels; whole numbers are centres.
+        map_size: Height or width of the map.
+        frame_size: The same side of the frame in pixels.
+
+    Returns:
+        Positions in pixels of the frame, of which whole numbers are centres too.
+
+    Example:
+        >>> import numpy as np
+        >>> to_pixels(np.array([0.0, 1.0]), map_size=28, frame_size=224)
+        array([ 3.5, 11.5])
+    """
+    return (positions + 0.5) * (frame_size / map_size) - 0.5
