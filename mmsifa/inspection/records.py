@@ -35,9 +35,9 @@ class LayerAttention:
     def grid(self) -> Array:
         """Return the undeformed sampling positions, (K*K, 2, H, W): y and x in feature pixels."""
         height, width = self.offset.shape[-2:]
-        centres = np.stack(np.mgrid[:height, :width])
+        centres = np.indices((height, width))
         half = self.kernel_size // 2
-        taps = np.stack(np.mgrid[-half : half + 1, -half : half + 1]).reshape(2, -1).T
+        taps = np.indices((self.kernel_size, self.kernel_size)).reshape(2, -1).T - half
         return (centres + self.dilation * taps[:, :, None, None]).astype(np.float32)
 
     def positions(self) -> Array:
