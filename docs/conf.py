@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-import mmsifa
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
+
+import mmsifa
 
 project = 'mmsifa'
 author = 'the mmsifa authors'
