@@ -125,9 +125,7 @@ def inter_frame_attention_weights(
     """
     _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
     scale = _scale(scale, query, num_heads)
-    return reference.weights(
-        query, value, offset, kernel_size, dilation, num_heads, scale, softmax
-    )
+    return reference.weights(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
 
 
 def _scale(scale: float | None, query: Tensor, num_heads: int) -> float:
