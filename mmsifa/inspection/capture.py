@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmsifa.inspection.records import LayerAttention
@@ -144,16 +146,17 @@ def _look(
         softmax=layer.softmax,
     )
     saliency = layer.motion_saliency(now, following).float().abs().mean(dim=2)
-    offset, weights, saliency = (
-        part[0].float().cpu().numpy()
-        for part in (offset.unflatten(2, (layer.kernel_size**2, 2)), weights, saliency)
-    )
+    offset = offset.unflatten(2, (layer.kernel_size**2, 2))
     return LayerAttention(
         name=name,
         kernel_size=layer.kernel_size,
         dilation=layer.dilation,
         frames=frames_of_features(num_frames, x.shape[1]),
-        offset=offset,
-        weights=weights,
-        saliency=saliency,
+        offset=_to_numpy(offset),
+        weights=_to_numpy(weights),
+        saliency=_to_numpy(saliency),
     )
+
+
+def _to_numpy(of_one_clip: Tensor) -> NDArray[np.float32]:
+    return of_one_clip[0].float().cpu().numpy()

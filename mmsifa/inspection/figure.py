@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -132,7 +133,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     frame_height, frame_width = inspection.frames.shape[1:3]
     panel = (WIDTH - 0.45) / len(COLUMNS)
     row = (panel - 0.05) * min(frame_height / frame_width, 1) + 0.05
-    top, bottom = 0.55, 0.62
+    top, bottom = 0.48, 0.62
     height = top + row * len(positions) + bottom
     figure = Figure(figsize=(WIDTH, height))
     grid = figure.add_gridspec(
@@ -147,7 +148,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     )
     offset = shown.offset.mean(axis=1)  # (T - 1, 2, H, W)
     longest = _upper(np.hypot(offset[:, 0], offset[:, 1]))
-    brightest = _upper(shown.saliency)
+    darkest, brightest = np.nanpercentile(shown.saliency, (1, 99)).tolist()
     entropy = shown.entropy().mean(axis=1)
     signed = bool((shown.weights < 0).any())
     rows = grid.subplots(squeeze=False)
@@ -161,7 +162,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
         extent = (-0.5, frame_width - 0.5, frame_height - 0.5, -0.5)
         axes[3].imshow(flow_colours(offset[position.pair], longest), extent=extent)
         axes[4].imshow(
-            shown.saliency[position.pair], cmap='magma', vmin=0, vmax=brightest, extent=extent
+            shown.saliency[position.pair], cmap='magma', vmin=darkest, vmax=brightest, extent=extent
         )
         axes[5].imshow(entropy[position.pair], cmap='viridis', vmin=0, vmax=1, extent=extent)
         for j, axis in enumerate(axes):
@@ -169,7 +170,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
             axis.set(xticks=[], yticks=[], facecolor='0.85')
             if zoomed:
                 axis.set(xlim=view[:2], ylim=view[2:])
-            mark_query(axis, shown, position, inspection.frames.shape[1:3])
+            mark_query(axis, shown, position, inspection.frames.shape[1:3], faint=j == 2)
             if not zoomed:
                 left, right, low, high = view
                 colour = QUERY if j == 0 else '0.5'
@@ -179,8 +180,8 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
                 axis.set(xlim=extent[:2], ylim=extent[2:])
             if i == 0:
                 axis.set_title(COLUMNS[j], fontsize=7, pad=3)
-        axes[0].set_ylabel(f't = {t}, t+1 = {following}', fontsize=7, labelpad=3)
-    _legends(figure, shown, signed, longest, brightest, panel, height)
+        axes[0].set_ylabel(f'frames {t} → {following}', fontsize=7, labelpad=3)
+    _legends(figure, signed, longest, Normalize(darkest, brightest), panel, height)
     _title(figure, inspection, shown, height)
     return figure
 
@@ -204,9 +205,11 @@ def draw_samples(
     weights = layer.weights[pair, :, :, y, x].mean(axis=0)
     outside = layer.outside()[pair, :, y, x]
     share = weights / max(np.abs(weights).max(), 1e-12)
-    for start, end in zip(grid, points, strict=True):
-        axes.plot(*zip(start[::-1], end[::-1], strict=True), color='w', lw=0.4, alpha=0.7, zorder=2)
-    axes.scatter(grid[:, 1], grid[:, 0], s=5, fc='none', ec='w', lw=0.5, alpha=0.8, zorder=3)
+    for colour, width in (('k', 0.9), ('w', 0.4)):
+        faint: Any = dict(lw=width, alpha=0.6, zorder=2)
+        lines = np.stack([grid, points], axis=1)[:, :, ::-1]
+        axes.add_collection(LineCollection(list(lines), colors=colour, **faint), autolim=False)
+        axes.scatter(grid[:, 1], grid[:, 0], s=5, fc='none', ec=colour, **faint)
     colours, norm = weight_colours(signed)
     seen = ~outside
     axes.scatter(
@@ -244,7 +247,11 @@ def weight_colours(signed: bool) -> tuple[str, Normalize]:
 
 
 def mark_query(
-    axes: Axes, layer: LayerAttention, position: Position, frame_size: tuple[int, int]
+    axes: Axes,
+    layer: LayerAttention,
+    position: Position,
+    frame_size: tuple[int, int],
+    faint: bool = False,
 ) -> None:
     """Draw a square around the feature pixel of a position.
 
@@ -253,13 +260,15 @@ def mark_query(
         layer: The layer.
         position: The position.
         frame_size: Height and width of the frame.
+        faint: Whether it is dashed and behind the samples. Defaults to False.
     """
+    style: Any = dict(ls='--', zorder=1) if faint else dict(zorder=6)
     corner = np.array([position[1:]]) - 0.5
     (low, left), (high, right) = _pixels(np.concatenate([corner, corner + 1]), layer, frame_size)
     for colour, width in (('k', 1.6), (QUERY, 0.8)):
         axes.add_patch(
             Rectangle(
-                (left, low), right - left, high - low, fill=False, ec=colour, lw=width, zorder=6
+                (left, low), right - left, high - low, fill=False, ec=colour, lw=width, **style
             )
         )
 
@@ -324,12 +333,11 @@ def _upper(values: Array) -> float:
 def _view(
     layer: LayerAttention, position: Position, height: int, width: int
 ) -> tuple[float, float, float, float]:
-    """Return left, right, lower and upper end of what is enlarged: all samples, if that is near."""
+    """Return left, right, lower and upper end of what is enlarged: all samples in the frame."""
     pair, y, x = position
-    reach = np.abs(layer.positions()[pair, :, :, y, x] - np.array([y, x]))
-    rows, columns = layer.saliency.shape[1:]
-    least = layer.dilation * (layer.kernel_size // 2) + 1.5
-    half = float(np.clip(np.nan_to_num(reach).max() + 1, least, max(rows, columns) / 2))
+    reach = np.abs(layer.positions()[pair, :, :, y, x] - np.array([y, x])).max(axis=1)
+    reach = reach[~layer.outside()[pair, :, y, x]]
+    half = max(layer.dilation * (layer.kernel_size // 2), *reach.tolist(), 0) + 1.5
     (low, left), (high, right) = _pixels(
         np.array([[y - half, x - half], [y + half, x + half]]), layer, (height, width)
     )
@@ -338,10 +346,9 @@ def _view(
 
 def _legends(
     figure: Figure,
-    layer: LayerAttention,
     signed: bool,
     longest: float,
-    brightest: float,
+    saliency: Normalize,
     panel: float,
     height: float,
 ) -> None:
@@ -352,7 +359,7 @@ def _legends(
 
     bars = (
         (2, weight_colours(signed), 'weight / largest of position'),
-        (4, ('magma', Normalize(0, brightest)), 'mean |m$_{t+1}$|'),
+        (4, ('magma', saliency), 'mean |m$_{t+1}$|'),
         (5, ('viridis', Normalize(0, 1)), 'one tap … all alike'),
     )
     for column, (colours, norm), label in bars:
@@ -360,16 +367,16 @@ def _legends(
         bar = figure.colorbar(
             ScalarMappable(norm, colormaps[colours]), cax=axes, orientation='horizontal'
         )
-        bar.set_ticks([norm.vmin, (norm.vmin + norm.vmax) / 2, norm.vmax])
+        bar.set_ticks(np.linspace(*bar.ax.get_xlim(), 3).tolist())
         bar.ax.set_xticklabels([f'{tick:.2g}' for tick in bar.get_ticks()], fontsize=6)
         bar.ax.tick_params(length=2, pad=1)
         bar.set_label(label, fontsize=6, labelpad=1)
     wheel = place(3, 0.06, 0.5)
     side = np.linspace(-1, 1, 101)
     right, down = np.meshgrid(side, side)
-    colours = flow_colours(np.stack([down, right]), 1)
-    colours[np.hypot(down, right) > 1] = 1
-    wheel.imshow(colours, extent=(-1, 1, 1, -1))
+    disk = flow_colours(np.stack([down, right]), 1)
+    disk[np.hypot(down, right) > 1] = 1
+    wheel.imshow(disk, extent=(-1, 1, 1, -1))
     wheel.set(xlim=(-1, 3.4))
     wheel.axis('off')
     wheel.text(1.3, 0, f'rim: {longest:.2g}\nfeature\npixels', fontsize=6, va='center')
@@ -379,7 +386,5 @@ def _title(figure: Figure, inspection: Inspection, layer: LayerAttention, height
     rows, columns = layer.saliency.shape[1:]
     parts = [inspection.video, inspection.config, f'{layer.name}, {rows} x {columns}']
     if inspection.scores:
-        parts.append('{} ({:.2f})'.format(*inspection.scores[0]))
-    figure.text(
-        0.5, 1 - 0.18 / height, '   |   '.join(filter(None, parts)), fontsize=7, ha='center'
-    )
+        parts.append('{}, {:.1%}'.format(*inspection.scores[0]))
+    figure.text(0.5, 1 - 0.2 / height, '   |   '.join(filter(None, parts)), fontsize=7, ha='center')

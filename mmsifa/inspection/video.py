@@ -62,13 +62,14 @@ def inspect_video(
     """
     sifa_layers(model)
     config: Any = model.cfg
+    preprocess: Any = model.data_preprocessor
     classes = getattr(model.cls_head, 'num_classes', None)
     if labels is not None and classes is not None and len(labels) != classes:
         raise ValueError(f'expected a label for each of {classes} classes, got {len(labels)}')
     init_default_scope(config.get('default_scope', 'mmaction'))
     data = _load_clip(one_view_pipeline(config), Path(video), start)
     with torch.no_grad():
-        data = model.data_preprocessor(pseudo_collate([data]), False)
+        data = preprocess(pseudo_collate([data]), False)
         views, num_frames = clip_sizes(model, data['inputs'][0])
         with capture_attention(model, num_frames) as layers:
             (sample,) = model(**data, mode='predict')
@@ -199,7 +200,7 @@ def clip_frames(recognizer: nn.Module, sample: Tensor) -> NDArray[np.uint8]:
     """
     views, _ = clip_sizes(recognizer, sample)
     clip = sample[0].transpose(0, 1) if sample.dim() == 5 else sample[: len(sample) // views]
-    preprocessor = recognizer.data_preprocessor
+    preprocessor: Any = recognizer.data_preprocessor
     if getattr(preprocessor, '_enable_normalize', False):
         mean, std = (part.reshape(-1, 1, 1) for part in (preprocessor.mean, preprocessor.std))
         clip = clip * std + mean
