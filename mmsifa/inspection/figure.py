@@ -333,13 +333,20 @@ def _upper(values: Array) -> float:
 def _view(
     layer: LayerAttention, position: Position, height: int, width: int
 ) -> tuple[float, float, float, float]:
-    """Return left, right, lower and upper end of what is enlarged: all samples in the frame."""
+    """Return left, right, lower and upper end of what is enlarged: all samples in the frame.
+
+    It is around the position, but moved where more than 1.5 feature pixels beyond the frame showed.
+    """
     pair, y, x = position
+    sides = np.array(layer.saliency.shape[1:])
     reach = np.abs(layer.positions()[pair, :, :, y, x] - np.array([y, x])).max(axis=1)
     reach = reach[~layer.outside()[pair, :, y, x]]
     half = max(layer.dilation * (layer.kernel_size // 2), *reach.tolist(), 0) + 1.5
+    half = min(half, sides.max() / 2 + 1.5)
+    least = np.minimum(half - 2, (sides - 1) / 2)
+    centre = np.clip([y, x], least, sides - 1 - least)
     (low, left), (high, right) = _pixels(
-        np.array([[y - half, x - half], [y + half, x + half]]), layer, (height, width)
+        np.stack([centre - half, centre + half]), layer, (height, width)
     )
     return left, right, high, low
 
