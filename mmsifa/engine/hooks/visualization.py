@@ -155,8 +155,8 @@ class SIFAVisualizationHook(Hook):
             runner.visualizer.add_scalars(means, step=_step(runner))
         elif is_main_process():
             runner.logger.warning(
-                'SIFAVisualizationHook saw no attention: no SIFA layer ran on two feature frames or '
-                'more outside of compiled code'
+                'SIFAVisualizationHook saw no attention: no SIFA layer ran on two feature frames '
+                'or more outside of compiled code'
             )
 
 
