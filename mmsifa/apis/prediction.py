@@ -21,12 +21,13 @@ from mmsifa.apis.video_reader import (
     video_samples,
 )
 
-VIDEO_SUFFIXES = tuple(
-    '.3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv'.split()
+VIDEO_SUFFIXES = (
+    *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
+    *('.ogv', '.ts', '.webm', '.wmv'),
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Prediction:
     """The scores of a video, or of a window of it.
 
@@ -44,7 +45,7 @@ class Prediction:
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-@dataclass
+@dataclass(eq=False)
 class VideoResult:
     """What came of a video.
 
@@ -53,6 +54,7 @@ class VideoResult:
         predictions: One for the whole video or for each window that could be read.
         windows: How many there should be; 0 if the video could not be opened.
         failures: Why windows have no prediction.
+        read: Whether all that can be read of it has been.
     """
 
     video: str
@@ -95,7 +97,10 @@ def find_videos(paths: Sequence[str | Path]) -> list[str]:
                 and file.is_file()
             )
             if not found:
-                raise ValueError(f'no video in the folder {path}: expected {VIDEO_SUFFIXES}')
+                raise ValueError(
+                    f'no video in the folder {path}: expected names that end in '
+                    f'{", ".join(VIDEO_SUFFIXES)}'
+                )
             videos += found
         elif path.exists():
             videos.append(str(path))
@@ -171,7 +176,9 @@ def _read_ahead(
     try:
         while True:
             while len(running) < ahead and (video := next(waiting, None)) is not None:
-                running.append((VideoResult(video), Worker(video_samples, video, pipeline, sliding)))
+                running.append(
+                    (VideoResult(video), Worker(video_samples, video, pipeline, sliding))
+                )
             if not running:
                 return
             result, worker = running[0]
@@ -203,7 +210,7 @@ def _shape(data: dict) -> Any:
 
 
 def _score(
-    model: nn.Module,
+    model: Any,
     batch: list[tuple[VideoResult, Window | None, dict]],
     amp: bool,
     on_window: Callable[[VideoResult], None] | None,

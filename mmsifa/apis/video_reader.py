@@ -55,7 +55,9 @@ def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], s
     dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
     steps = [dict(step) for step in dataset.get('pipeline') or config.get('test_pipeline') or []]
     if not steps:
-        raise ValueError('the config has no test pipeline: expected test_dataloader, as for testing')
+        raise ValueError(
+            'the config has no test pipeline: expected test_dataloader, as for testing'
+        )
     types = [str(step['type']).rpartition('.')[2] for step in steps]
     decoders = [i for i, kind in enumerate(types) if kind in (*VIDEO_DECODERS, 'RawFrameDecode')]
     flow = dataset.get('modality', 'RGB') != 'RGB'
@@ -95,7 +97,8 @@ def sliding_windows(frames: int, fps: float, seconds: float, stride: float) -> l
         [(0, 40), (40, 80), (60, 100)]
     """
     length = min(frames, max(1, round(seconds * fps)))
-    firsts, step = [], max(1.0, stride * fps)
+    firsts: list[int] = []
+    step = max(1.0, stride * fps)
     while (first := round(len(firsts) * step)) + length < frames:
         firsts.append(first)
     firsts.append(frames - length)
@@ -150,7 +153,9 @@ class Worker:
 def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
     """Send what a generator yields, as (False, item), and how it ended, as (True, error)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the decoder's own words
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)  # the decoder's own words
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     error = None
