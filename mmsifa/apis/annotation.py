@@ -16,7 +16,7 @@ from mmsifa.apis.timeline import spans
 from mmsifa.apis.video_reader import Worker
 from mmsifa.atomic_write import UNFINISHED
 
-SMALLEST = 240  # smaller frames are enlarged, or the text would not fit
+SMALLEST = 320  # smaller frames are enlarged, or the text would not fit
 
 
 def annotate_video(
@@ -27,7 +27,7 @@ def annotate_video(
 ) -> None:
     """Write a video with the five best classes and their scores on every frame.
 
-    It is H.264 in MP4, without sound, of the same frame rate; frames of a short side below 240
+    It is H.264 in MP4, without sound, of the same frame rate; frames of a short side below 320
     pixels are enlarged by a whole number. With windows each frame shows the prediction of the
     nearest one. One frame at a time is in memory.
 

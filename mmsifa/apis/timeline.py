@@ -92,6 +92,7 @@ def draw_timeline(
     rows = sorted(range(scores.shape[1]), key=lambda i: (-wins[i], -scores[:, i].mean()))[:classes]
     rows.sort(key=lambda i: scores[:, i].argmax() if not wins[i] else (best == i).argmax())
 
+    scale = Normalize(0, float(scores[:, rows].max()))
     labels = [textwrap.fill(names[i], 36) for i in rows]
     lines = sum(label.count('\n') + 1 for label in labels)
     figure = Figure(figsize=(13, 1.6 + 0.1 * len(rows) + 0.26 * lines), layout='constrained')
@@ -102,7 +103,7 @@ def draw_timeline(
     heights = [label.count('\n') + 1 + 0.4 for label in labels]
     tops = np.cumsum([0, *heights])
     for index, top, height in zip(rows, tops, heights, strict=False):
-        colors = colormaps['viridis'](scores[:, index])
+        colors = colormaps['viridis'](scale(scores[:, index]))
         axes.broken_barh(bars, (top + 0.1, height - 0.2), facecolors=colors, linewidth=0)
         won = [bar for bar, winner in zip(bars, best, strict=True) if winner == index]
         axes.broken_barh(won, (top + height - 0.1, 0.16), color='crimson', linewidth=0)
@@ -116,7 +117,7 @@ def draw_timeline(
     axes.xaxis.set_major_locator(MaxNLocator(12, steps=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
     figure.colorbar(
-        ScalarMappable(Normalize(0, 1), 'viridis'),
+        ScalarMappable(scale, 'viridis'),
         ax=axes,
         label='score (red line: best class)',
         pad=0.01,

@@ -8,8 +8,8 @@ from pathlib import Path
 from mmsifa.atomic_write import write_atomically
 
 VIDEO_SUFFIXES = (
-    *('.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4'),
-    *('.mpeg', '.mpg', '.ts', '.webm', '.wmv'),
+    *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
+    *('.ogv', '.ts', '.webm', '.wmv'),
 )
 
 
