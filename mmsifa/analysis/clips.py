@@ -19,7 +19,7 @@ class Clip:
         height: Height H of the frames in pixels.
         width: Width W of the frames in pixels.
         sampling: How the frames are taken, in words.
-        is_2d: Whether the recognizer takes single frames, as MMAction2's ``Recognizer2D``.
+        is_2d: Whether they are laid out one by one, as MMAction2's ``Recognizer2D`` takes them.
     """
 
     frames: int
@@ -48,7 +48,8 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
         The clip.
 
     Raises:
-        ValueError: If the config has no pipeline, or it does not tell the frames' number or size.
+        ValueError: If the config has no pipeline, it is not one of RGB frames, or it does not tell
+            the frames' number or size.
 
     Example:
         >>> from mmsifa.apis import load_config
@@ -58,10 +59,24 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
     pipeline = config.get('train_pipeline') or config.get('test_pipeline')
     if not pipeline:
         raise ValueError('expected a train_pipeline or a test_pipeline in the config, got neither')
-    is_2d = config.model.type == 'Recognizer2D'
+    is_2d = _is_2d(pipeline)
     frames, sampling = _sampling(pipeline, is_2d)
     height, width = (side, side) if side else _size(pipeline)
     return Clip(frames, height, width, sampling, is_2d)
+
+
+def _is_2d(pipeline: Sequence[ConfigDict]) -> bool:
+    formats = [step.get('input_format') for step in pipeline if step.type == 'FormatShape']
+    if formats not in (['NCHW'], ['NCTHW']):
+        raise ValueError(
+            'expected a pipeline of frames, with a FormatShape to NCHW or NCTHW, got the steps '
+            f'{_steps(pipeline)}'
+        )
+    return formats == ['NCHW']
+
+
+def _steps(pipeline: Sequence[ConfigDict]) -> str:
+    return ', '.join(step.type for step in pipeline)
 
 
 def _sampling(pipeline: Sequence[ConfigDict], is_2d: bool) -> tuple[int, str]:
@@ -82,8 +97,7 @@ def _sampler(pipeline: Sequence[ConfigDict]) -> ConfigDict:
         if 'clip_len' in step:
             return step
     raise ValueError(
-        'expected a pipeline that samples clips, with a clip_len, got the steps '
-        f'{", ".join(step.type for step in pipeline)}'
+        f'expected a step that samples clips, with a clip_len, got the steps {_steps(pipeline)}'
     )
 
 
@@ -120,7 +134,7 @@ def views_of(config: Config) -> str:
     if not pipeline:
         return 'none'
     step = _sampler(pipeline)
-    if config.model.type != 'Recognizer2D':
+    if not _is_2d(pipeline):
         clips = step.get('num_clips', 1)
     else:
         clips = step.get('num_sample_positions', 10) if step.type == 'DenseSampleFrames' else 1

@@ -63,7 +63,7 @@ def markdown(report: dict) -> str:
     if models:
         blocks += [_costs(models), _stages(models)]
     if report['environment']['rounds'] and models:
-        blocks += [_machine(report['environment']) + '\n', _speeds(models)]
+        blocks += [_machine(report['environment']), _speeds(models)]
     lines = [f'- {f["label"]}, {f["pass"]}: {f["reason"]}\n' for f in report['failed']]
     if lines:
         blocks.append('Failed:\n\n' + ''.join(lines))
