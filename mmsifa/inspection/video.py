@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmaction.utils import get_str_type
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
@@ -89,40 +89,32 @@ def inspect_video(
     )
 
 
-def one_view_pipeline(config: Any) -> list[dict]:
+def one_view_pipeline(config: Config) -> list[dict]:
     """Make a config's test pipeline one of a single clip and crop of a video file.
 
     Args:
         config: Config of a recognizer.
 
     Returns:
-        The changed copy of its pipeline.
+        The changed copy of its pipeline, which reads by decord.
 
     Raises:
-        ValueError: If the config has no test pipeline that reads frames.
+        ValueError: If the recognizer takes no RGB videos.
     """
-    loader = config.get('test_dataloader') or {}
-    pipeline = config.get('test_pipeline') or loader.get('dataset', {}).get('pipeline')
-    steps = [dict(step) for step in deepcopy(pipeline or [])]
+    # It brings MMAction2's inference API along, for which training has no use.
+    from mmsifa.apis import video_pipeline
+
+    steps, _ = video_pipeline(config, sliding=True)
     for step in steps:
-        step['type'] = get_str_type(step['type'])
-        if step['type'].endswith('Decode'):
-            step.clear()
-            step['type'] = 'DecordDecode'
-        elif step['type'] in ('ThreeCrop', 'TenCrop'):
+        step['type'] = get_str_type(step['type']).rpartition('.')[2]
+        if step['type'] in ('ThreeCrop', 'TenCrop'):
             step['type'] = 'CenterCrop'
-        elif step['type'] == 'DenseSampleFrames':
+        if step['type'] == 'DenseSampleFrames':
             step['num_sample_positions'] = 1
-        elif step['type'] == 'SampleFrames':
-            step.pop('twice_sample', None)
+        step.pop('twice_sample', None)
         if 'num_clips' in step and step.get('clip_len', 1) > 1:
             step['num_clips'] = 1  # clips of one frame are a 2D recognizer's segments
-    if not any(step['type'] == 'DecordDecode' for step in steps):
-        raise ValueError('the config has no test_pipeline that decodes frames')
-    return [
-        dict(type='DecordInit'),
-        *(step for step in steps if not step['type'].endswith('Init')),
-    ]
+    return steps
 
 
 def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> dict:
