@@ -53,9 +53,14 @@ function draw({ frames = false } = {}) {
 
 function drawFrames() {
   const opacity = control.opacity.valueAsNumber / 100;
-  byId('opacity-text').value = `${control.opacity.value} %`;
-  byId('pair-text').value = `${pair() + 1} of ${layer.pairs}`;
-  control.pair.setAttribute('aria-valuetext', byId('pair-text').value);
+  const texts = {
+    pair: `${pair() + 1} of ${layer.pairs}`,
+    opacity: `${control.opacity.value} %`,
+  };
+  for (const [name, text] of Object.entries(texts)) {
+    byId(`${name}-text`).textContent = text;
+    control[name].setAttribute('aria-valuetext', text);
+  }
   figures.forEach(({ overlay, canvas, which, legend }, i) => {
     const index = layer.frames[pair() + i];
     which.textContent = `clip frame ${index + 1} of ${data.length}`;
