@@ -84,7 +84,8 @@ function drawPoints() {
     ...taps.map(({ tap, offset, pixel, outside, weight }) => element(
       'tr', outside ? { class: 'outside' } : {},
       element('th', { scope: 'row' }, tap.map((value) => number(value, 0)).join(', ')),
-      ...[...offset, ...pixel].map((value) => element('td', {}, number(value, 2))),
+      ...offset.map((value) => element('td', {}, number(value, Math.abs(value) < 100 ? 2 : 0))),
+      ...pixel.map((value) => element('td', {}, number(value, Math.abs(value) < 1000 ? 1 : 0))),
       element('td', {}, short(weight)),
       element('td', {}, outside ? 'no' : 'yes'))));
   byId('summary').textContent = summary(taps);

@@ -187,7 +187,7 @@ function paintLegend(box, overlay, layer, head) {
     const scale = arrowScale(layer, map);
     const drawn = scale > 1 ? `drawn ${short(scale)} times as long` : 'drawn to scale';
     const every = arrowStep(layer);
-    const some = every > 1 ? `, at every ${every === 2 ? 'second' : `${every}th`} row and column` : '';
+    const some = every > 1 ? `, one for ${every} × ${every} positions` : '';
     box.replaceChildren(element('span', {}, `Mean offset. ${longest}, ${drawn}${some}.`));
   }
   return undefined;
