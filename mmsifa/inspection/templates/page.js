@@ -53,9 +53,14 @@ function draw({ frames = false } = {}) {
 
 function drawFrames() {
   const opacity = control.opacity.valueAsNumber / 100;
-  byId('opacity-text').value = `${control.opacity.value} %`;
-  byId('pair-text').value = `${pair() + 1} of ${layer.pairs}`;
-  control.pair.setAttribute('aria-valuetext', byId('pair-text').value);
+  const texts = {
+    pair: `${pair() + 1} of ${layer.pairs}`,
+    opacity: `${control.opacity.value} %`,
+  };
+  for (const [name, text] of Object.entries(texts)) {
+    byId(`${name}-text`).textContent = text;
+    control[name].setAttribute('aria-valuetext', text);
+  }
   figures.forEach(({ overlay, canvas, which, legend }, i) => {
     const index = layer.frames[pair() + i];
     which.textContent = `clip frame ${index + 1} of ${data.length}`;
@@ -79,7 +84,8 @@ function drawPoints() {
     ...taps.map(({ tap, offset, pixel, outside, weight }) => element(
       'tr', outside ? { class: 'outside' } : {},
       element('th', { scope: 'row' }, tap.map((value) => number(value, 0)).join(', ')),
-      ...[...offset, ...pixel].map((value) => element('td', {}, number(value, 2))),
+      ...offset.map((value) => element('td', {}, number(value, Math.abs(value) < 100 ? 2 : 0))),
+      ...pixel.map((value) => element('td', {}, number(value, Math.abs(value) < 1000 ? 1 : 0))),
       element('td', {}, short(weight)),
       element('td', {}, outside ? 'no' : 'yes'))));
   byId('summary').textContent = summary(taps);

@@ -58,7 +58,7 @@ function cellsOf(width, height, colourAt) {
   return canvas;
 }
 
-// What can be laid over a frame; each returns how to draw a pair and its legend.
+// What can be laid over a frame, and the map of the layer that it shows.
 const overlays = {
   none: { title: 'None' },
   arrows: { title: 'Offsets: arrows', kind: 'offset' },
@@ -97,20 +97,28 @@ function paintFrame(canvas, image, opacity, overlay, layer, pair, head) {
     }), 0, 0, width, height);
 }
 
-// The longest arrow is two cells long, or as long as it is.
-const arrowScale = (map) => (map.max > 0 ? Math.max(1, 2 / map.max) : 1);
+const ARROWS = 28; // along a side; of finer maps every n-th position has one
+
+const arrowStep = (layer) => Math.ceil(Math.max(layer.height, layer.width) / ARROWS);
+
+// The longest arrow spans two arrows' distance, or is to scale if that is longer.
+const arrowScale = (layer, map) =>
+  (map.max > 0 ? Math.max(1, (2 * arrowStep(layer)) / map.max) : 1);
 
 function paintArrows(context, layer, pair, map) {
   const [stepY, stepX] = [data.height / layer.height, data.width / layer.width];
-  const head = 0.25 * Math.min(stepY, stepX);
+  const every = arrowStep(layer);
+  const scale = arrowScale(layer, map);
+  const head = 0.25 * every * Math.min(stepY, stepX);
   const path = new Path2D();
   for (let cell = 0; cell < layer.cells; cell++) {
     const at = pair * layer.cells + cell;
-    if (!(map.values[at] > 0)) continue;
-    const y = toPixels(Math.floor(cell / layer.width), layer.height, data.height);
-    const x = toPixels(cell % layer.width, layer.width, data.width);
-    const tipY = y + map.dy[at] * stepY * arrowScale(map);
-    const tipX = x + map.dx[at] * stepX * arrowScale(map);
+    const [row, column] = [Math.floor(cell / layer.width), cell % layer.width];
+    if (row % every || column % every || !(map.values[at] > 0)) continue;
+    const y = toPixels(row, layer.height, data.height);
+    const x = toPixels(column, layer.width, data.width);
+    const tipY = y + map.dy[at] * stepY * scale;
+    const tipX = x + map.dx[at] * stepX * scale;
     const angle = Math.atan2(tipY - y, tipX - x);
     const size = Math.min(head, Math.hypot(tipY - y, tipX - x) / 2);
     path.moveTo(x, y);
@@ -171,13 +179,16 @@ function paintLegend(box, overlay, layer, head) {
     return undefined;
   }
   const pixels = map.max * (data.height / layer.height);
-  const longest = `Longest: ${short(map.max)} feature px, ${short(pixels)} px`;
+  const longest = `Longest ${short(map.max)} feature px, ${short(pixels)} px`;
   if (overlay === 'wheel') {
-    box.replaceChildren(wheel(), element('span', {}, `Mean offset. Hue: direction. Rim: longest. ${longest}`));
+    const text = `Mean offset: hue is its direction, white none, the rim the longest. ${longest}.`;
+    box.replaceChildren(wheel(), element('span', {}, text));
   } else {
-    const scale = arrowScale(map);
-    const drawn = scale > 1 ? `Drawn ${short(scale)} times as long.` : 'Drawn to scale.';
-    box.replaceChildren(element('span', {}, `Mean offset. ${longest}. ${drawn}`));
+    const scale = arrowScale(layer, map);
+    const drawn = scale > 1 ? `drawn ${short(scale)} times as long` : 'drawn to scale';
+    const every = arrowStep(layer);
+    const some = every > 1 ? `, one for ${every} × ${every} positions` : '';
+    box.replaceChildren(element('span', {}, `Mean offset. ${longest}, ${drawn}${some}.`));
   }
   return undefined;
 }
@@ -206,7 +217,7 @@ function paintPoints(target, layer, row, column, taps, largest) {
   const lines = [];
   const dots = [];
   const points = [];
-  for (const { grid: [gridY, gridX], pixel, outside, weight } of taps) {
+  for (const [k, { grid: [gridY, gridX], pixel, outside, weight }] of taps.entries()) {
     const [y, x] = [onBorder(pixel[0], data.height), onBorder(pixel[1], data.width)];
     if (onBorder(gridY, data.height) === gridY && onBorder(gridX, data.width) === gridX) {
       lines.push(svg('line', { class: 'move', x1: gridX, y1: gridY, x2: x, y2: y }));
@@ -220,7 +231,7 @@ function paintPoints(target, layer, row, column, taps, largest) {
       const share = Number.isFinite(weight) && largest > 0 ? weight / largest : 0;
       const r = radius * (0.3 + 0.7 * Math.sqrt(Math.abs(share)));
       const fill = css(colourOf('diverging', (share + 1) / 2));
-      points.push(svg('circle', { class: 'point', cx: x, cy: y, r, fill }));
+      points.push(svg('circle', { class: 'point', 'data-tap': k, cx: x, cy: y, r, fill }));
     }
   }
   const larger = (a, b) => b.getAttribute('r') - a.getAttribute('r'); // small ones come on top
