@@ -107,7 +107,7 @@ def test_scores_are_those_of_testing(weights, motion_data, clips, tmp_path):
 @pytest.mark.parametrize(
     'name',
     [
-        'mmaction::recognition/trn/trn_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv1-rgb',
+        'mmaction::recognition/tanet/tanet_imagenet-pretrained-r50_8xb8-1x1x8-50e_sthv1-rgb',
         'mmaction::recognition/slowonly/slowonly_r50_8xb16-4x16x1-256e_kinetics400-rgb',
     ],
     ids=['2D-raw-frames', '3D'],
@@ -256,8 +256,7 @@ def test_sliding_draws_a_timeline_and_a_video_and_writes_rows(
     out = [part for kind in kinds for part in ('--out', str(tmp_path / f'o.{kind}'))]
     assert predict.main([long_video, *command, *options, *out]) == 0
     text = capsys.readouterr().out
-    assert 'Class names: numbers' in text
-    assert re.search(r'0:00 - 0:\d\d(\.\d)? +\d+\.\d %  \d', text)
+    assert re.search(r'0:00 - 0:\d\d(\.\d)? +\d+\.\d %  \w+', text)
     lines = [json.loads(line) for line in (tmp_path / 'o.jsonl').read_text().splitlines()]
     assert [(line['start'], line['end']) for line in lines] == [
         (0.75 * i, 0.75 * i + 1.5) for i in range(17)
