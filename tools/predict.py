@@ -47,6 +47,16 @@ from mmsifa.checkpoint import CheckpointError
 OUTPUTS = ('.csv', '.jsonl', '.mp4', '.png')
 
 
+class Options(DictAction):
+    """MMEngine's KEY=VALUE pairs, with an error in words."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Take the pairs."""
+        if wrong := [pair for pair in values if '=' not in pair]:
+            parser.error(f'{option_string}: expected KEY=VALUE, got {wrong[0]}; videos come before')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Parse and check the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
@@ -73,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         help='what to change in the config, KEY=VALUE',
     )
     args = parser.parse_args(argv)
