@@ -40,7 +40,7 @@ class Network:
     """A recognizer with random weights and a batch of random clips, ready to be timed.
 
     Offsets are predicted by small random weights, so that taps lie between pixels as after
-    training. The learning rate is tiny, so that values stay as they are.
+    training. The learning rate is small, so that values stay about as they are.
 
     Args:
         config: The recognizer's config. Its optimizer, gradient clipping and parameter groups are
@@ -88,7 +88,7 @@ class Network:
         self._wrapper_cfg = {
             **copy.deepcopy(config.get('optim_wrapper', {})),
             'type': 'OptimWrapper' if dtype == 'float32' else 'AmpOptimWrapper',
-            'optimizer': {**self.optimizer_cfg, 'lr': 1e-6},
+            'optimizer': {**self.optimizer_cfg, 'lr': 1e-4},
         }
         for key in ('dtype', 'loss_scale', 'accumulative_counts'):
             self._wrapper_cfg.pop(key, None)
