@@ -1,6 +1,7 @@
 """What a recognizer costs: parameters, and multiply-adds by stage and by part."""
 
 from collections import Counter, defaultdict
+from math import prod
 from typing import Any
 
 import torch
@@ -8,15 +9,22 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmsifa.analysis.clips import Clip
 from mmsifa.models import SIFA
 
 MOST = 0.9  # of the backbone's multiply-adds: no stage has more if it can be taken apart
 PARTS = ('trunk', 'offsets', 'inter-frame attention', 'neck', 'head')
-# PyTorch counts its fused attention on GPUs only.
-_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
+
+
+def _fused_attention_flops(query_shape, key_shape, value_shape, *_, **options) -> int:
+    tokens, channels = key_shape[-2], query_shape[-1] + value_shape[-1]
+    return 2 * prod(query_shape[:-1]) * tokens * channels
+
+
+# PyTorch counts that of GPUs only.
+_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_flops}
 
 
 def build_untrained(config: Config) -> nn.Module:
