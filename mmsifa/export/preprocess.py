@@ -68,9 +68,7 @@ class Preprocess(nn.Module):
         torch.Size([1, 6, 3, 16, 256, 256])
     """
 
-    def __init__(
-        self, pipeline: Sequence[dict], data_preprocessor: ActionDataPreprocessor
-    ) -> None:
+    def __init__(self, pipeline: Sequence[dict], data_preprocessor: ActionDataPreprocessor) -> None:
         super().__init__()
         steps = frame_steps(pipeline)
         names = [step['type'] for step in steps]
