@@ -16,10 +16,13 @@ from torch import nn
 
 from mmsifa.engine.hooks import SIFAVisualizationHook
 from mmsifa.models import SIFA
-from tests.test_inspection import hooks_of
 
 names = (f'visualization_{i}' for i in count())
 LAYERS = ('backbone.layer2.1.sifa', 'backbone.layer3.1.sifa')
+
+
+def hooks_of(model):
+    return [hook for module in model.modules() for hook in module._forward_hooks.values()]
 
 
 @HOOKS.register_module()
@@ -162,7 +165,7 @@ def test_a_network_without_sifa_or_layer_of_that_name_is_refused_at_the_start(bu
     hook = dict(type='SIFAVisualizationHook')
     runner = build([dict(hook, layer='backbone.layer9')])
     with pytest.raises(ValueError, match=r'to show backbone.layer9, but the SIFA layers are back'):
-        runner.train()
+        runner.call_hook('before_run')
     runner = build([hook])
     runner.model.backbone = nn.Identity()
     with pytest.raises(ValueError, match='Identity has no SIFA layer'):
@@ -173,19 +176,17 @@ def test_a_network_without_sifa_or_layer_of_that_name_is_refused_at_the_start(bu
 
 
 def test_validation_alone_is_step_0_and_without_attention_it_warns(build):
-    pipeline = 'val_dataloader.dataset.pipeline.1.clip_len'
-    runner = build(
-        [dict(type='SIFAVisualizationHook')],
-        **{pipeline: 4, 'train_dataloader': None, 'train_cfg': None, 'optim_wrapper': None},
-    )
+    training = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
+    only_val = dict.fromkeys(training)
+    one_frame = {'val_dataloader.dataset.pipeline.1.clip_len': 4}
+    runner = build([dict(type='SIFAVisualizationHook')], **only_val, **one_frame)
     runner.val()
-    assert 'saw no attention' in (Path(runner.log_dir) / f'{runner.timestamp}.log').read_text()
-    assert not (Path(runner.log_dir) / 'vis_data/vis_image').exists()
+    log = Path(runner.log_dir)
+    assert 'saw no attention' in (log / f'{runner.timestamp}.log').read_text()
+    assert not (log / 'vis_data/vis_image').exists()
 
-    runner = build(
-        [dict(type='SIFAVisualizationHook', num_samples=1, layer=LAYERS[1])],
-        **{'train_dataloader': None, 'train_cfg': None, 'optim_wrapper': None},
-    )
+    hook = dict(type='SIFAVisualizationHook', num_samples=1, layer=LAYERS[1])
+    runner = build([hook], **only_val)
     runner.val()
     pictures = (Path(runner.log_dir) / 'vis_data/vis_image').iterdir()
     assert [path.name for path in pictures] == ['sifa_0_00000_left_0.png']

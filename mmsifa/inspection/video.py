@@ -131,7 +131,7 @@ def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> dict:
             raise UnreadableVideoError(f'{video} cannot be read ({reason})') from error
         if config['type'] == 'DecordInit' and start is not None:
             _start_at(results, start, _span(pipeline))
-        if 'frame_inds' in results and 'video_reader' in results:
+        if 'frame_inds' in results and results['video_reader'] is not None:  # decoded next
             frames = results['frame_inds']
             if len(set(frames.tolist())) < frames.size:
                 print_log(
