@@ -13,6 +13,7 @@ author = 'the mmsifa authors'
 release = version = mmsifa.__version__
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+exclude_patterns = ['benchmarks/*/*.md']  # they are in the pages
 html_theme = 'furo'
 html_title = f'mmsifa {release}'
 html_static_path = ['_static']
@@ -60,6 +61,7 @@ def add_readme(app, docname, source):
         source[0] = f'{readme}\n#{source[0]}'
     for file, page in (('README', 'index'), ('CHANGELOG', 'changelog')):
         source[0] = source[0].replace(f'](../{file}.md', f']({page}.md')
+    source[0] = re.sub(r'\[([^\]]*)\]\(\.\./[^)]*\.md\)', r'\1', source[0])  # no page of the site
 
 
 def setup(app):
