@@ -153,8 +153,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     signed = bool((shown.weights < 0).any())
     rows = grid.subplots(squeeze=False)
     for i, (position, axes) in enumerate(zip(positions, rows, strict=True)):
-        t = shown.frames[position.pair]
-        following = shown.frames[position.pair + 1]
+        t, following = shown.frames[position.pair : position.pair + 2]
         view = _view(shown, position, frame_height, frame_width)
         axes[0].imshow(inspection.frames[t])
         axes[1].imshow(inspection.frames[t])
