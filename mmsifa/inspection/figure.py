@@ -133,7 +133,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     frame_height, frame_width = inspection.frames.shape[1:3]
     panel = (WIDTH - 0.45) / len(COLUMNS)
     row = (panel - 0.05) * min(frame_height / frame_width, 1) + 0.05
-    top, bottom = 0.48, 0.62
+    top, bottom = 0.52, 0.62
     height = top + row * len(positions) + bottom
     figure = Figure(figsize=(WIDTH, height))
     grid = figure.add_gridspec(
@@ -153,8 +153,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     signed = bool((shown.weights < 0).any())
     rows = grid.subplots(squeeze=False)
     for i, (position, axes) in enumerate(zip(positions, rows, strict=True)):
-        t = shown.frames[position.pair]
-        following = shown.frames[position.pair + 1]
+        t, following = shown.frames[position.pair : position.pair + 2]
         view = _view(shown, position, frame_height, frame_width)
         axes[0].imshow(inspection.frames[t])
         axes[1].imshow(inspection.frames[t])
@@ -391,7 +390,10 @@ def _legends(
 
 def _title(figure: Figure, inspection: Inspection, layer: LayerAttention, height: float) -> None:
     rows, columns = layer.saliency.shape[1:]
-    parts = [inspection.video, inspection.config, f'{layer.name}, {rows} x {columns}']
+    shown = [inspection.video[:70]]
     if inspection.scores:
-        parts.append('{}, {:.1%}'.format(*inspection.scores[0]))
-    figure.text(0.5, 1 - 0.2 / height, '   |   '.join(filter(None, parts)), fontsize=7, ha='center')
+        shown.append('{:.50}, {:.1%}'.format(*inspection.scores[0]))
+    where = f'{inspection.config[:40]}   |   {layer.name[-60:]}, {rows} x {columns}'
+    text = '   |   '.join(shown) + '\n' + where
+    # A $ in a name is no mathematics.
+    figure.text(0.5, 1 - 0.32 / height, text, fontsize=7, ha='center', parse_math=False)
