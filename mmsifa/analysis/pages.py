@@ -134,7 +134,7 @@ def chart(report: dict) -> bytes:
     timed = bool(report['environment']['rounds'])
     with matplotlib.rc_context({'font.size': 9, 'axes.spines.top': False}):
         figure = Figure(
-            figsize=(10 if timed else 7, 1.6 + 0.42 * len(models)), layout='constrained'
+            figsize=(10 if timed else 7, 1.8 + 0.42 * len(models)), layout='constrained'
         )
         columns = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
         _draw_costs(columns[0], models)
@@ -159,10 +159,10 @@ def _draw_costs(axes, models: list[dict]) -> None:
         axes.annotate(text, (left[i], i), (4, 0), textcoords='offset points', va='center')
     axes.set_yticks(range(len(models)), [model['label'] for model in models])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.3 * max(left))
+    axes.set_xlim(0, 1.45 * max(left))
     axes.set_xlabel('GMACs of a clip')
     axes.spines.right.set_visible(False)
-    axes.legend(loc='upper center', bbox_to_anchor=(0.5, 1), ncols=1, frameon=False)
+    axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=3, frameon=False)
 
 
 def _draw_speeds(axes, models: list[dict], environment: dict) -> None:
@@ -173,6 +173,7 @@ def _draw_speeds(axes, models: list[dict], environment: dict) -> None:
             place = dict(textcoords='offset points', ha='center', va='center', fontsize=7.5)
             axes.annotate(f'{speed:.2g}', (speed, i), (0, -8 * above), **place)
     axes.set_xscale('log')
+    axes.xaxis.set_major_formatter('{x:g}')
     axes.margins(x=0.12)
     axes.set_xlabel(
         f'clips per second, {environment["dtype"]}, batches of {environment["batch_size"]}\n'
@@ -180,4 +181,4 @@ def _draw_speeds(axes, models: list[dict], environment: dict) -> None:
     )
     axes.grid(axis='x', which='both', alpha=0.25)
     axes.spines.right.set_visible(False)
-    axes.legend(loc='lower right', frameon=False)
+    axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, frameon=False)
