@@ -17,6 +17,15 @@ OUTPUT = 'scores'
 _MAX_PROTOBUF = 2**31
 
 
+def _with_reshapes(program: ExportedProgram) -> ExportedProgram:
+    """Let views copy where the exporter's own decompositions lay memory out in another way."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    program.graph_module.recompile()
+    return program
+
+
 class ONNX:
     """An ONNX file, whose operators are all standard ones."""
 
@@ -39,7 +48,7 @@ class ONNX:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             exported = torch.onnx.export(
-                program.run_decompositions(DECOMPOSITIONS),
+                _with_reshapes(program.run_decompositions(DECOMPOSITIONS)),
                 (),
                 dynamo=True,
                 verbose=False,
