@@ -17,15 +17,6 @@ OUTPUT = 'scores'
 _MAX_PROTOBUF = 2**31
 
 
-def _with_reshapes(program: ExportedProgram) -> ExportedProgram:
-    """Let views copy where the exporter's own decompositions lay memory out in another way."""
-    for node in program.graph.nodes:
-        if node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
-    program.graph_module.recompile()
-    return program
-
-
 class ONNX:
     """An ONNX file, whose operators are all standard ones."""
 
@@ -48,7 +39,7 @@ class ONNX:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             exported = torch.onnx.export(
-                _with_reshapes(program.run_decompositions(DECOMPOSITIONS)),
+                program.run_decompositions(DECOMPOSITIONS),
                 (),
                 dynamo=True,
                 verbose=False,
