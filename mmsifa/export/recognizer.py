@@ -196,7 +196,12 @@ class Exporter:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, f'network{self.format.suffix}')
             report(f'writing for {self.format.name}')
-            self.format.write(program, file, self.metadata)
+            try:
+                self.format.write(program, file, self.metadata)
+            except Exception as error:  # the compilers have many kinds
+                raise ExportError(
+                    f'{self.format.name} cannot take the network: {_first_line(error)}'
+                ) from error
             report('comparing with PyTorch')
             run = self.format.load(file)
             differences = {name: self._compare(run, s) for name, s in self._checks()}
@@ -238,7 +243,7 @@ class Exporter:
                 )
         except Exception as error:
             name = type(self.scorer.recognizer.backbone).__name__
-            raise ExportError(f'torch.export cannot trace {name}: {error}') from error
+            raise ExportError(f'torch.export cannot trace {name}: {_first_line(error)}') from error
 
     def _checks(self) -> list[tuple[str, Sample]]:
         """Return the samples to compare on; none has the traced numbers of videos and views."""
@@ -279,6 +284,10 @@ class Exporter:
                     times.append(1000 * (time.perf_counter() - start))
         own, other = (median(times[1:]) for times in taken)  # the first one warms up
         return own, other
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition('\n')[0] or type(error).__name__
 
 
 def check_writable(out: str | Path, suffix: str) -> None:
