@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import decord
@@ -397,4 +396,4 @@ def test_a_clip_without_pairs_is_refused_and_an_old_page_kept(tmp_path, inspecti
     with pytest.raises(ValueError, match='one pair of frames, got 1 layers without any'):
         write_page(alone, path)
     assert path.read_text() == 'old'
-    assert [file.name for file in Path(tmp_path).iterdir()] == ['index.html']
+    assert [file.name for file in tmp_path.iterdir()] == ['index.html']
