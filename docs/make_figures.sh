@@ -12,9 +12,9 @@ chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1
 python - <<'PYTHON'
 from PIL import Image
 
-for name, width in (('summary', 1300), ('inspector', 1000)):  # small enough for a page
+for name in ('summary', 'inspector'):  # small enough for a page
     path = f'docs/figures/{name}.png'
     picture = Image.open(path).convert('RGB')
-    picture = picture.resize((width, round(picture.height * width / picture.width)), Image.LANCZOS)
-    picture.save(path, optimize=True)
+    picture.thumbnail((1300, 1300), Image.LANCZOS)
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 PYTHON
