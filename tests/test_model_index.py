@@ -14,6 +14,8 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmsifa.analysis import Clip, clip_of, count_multiply_adds, total
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -93,11 +95,11 @@ def test_unknown_data_and_lost_markers_are_named(tool, copy):
         tool.main([])
 
 
-def test_multiply_adds_are_those_of_mmengines_counter(tool):
+def test_multiply_adds_are_those_of_mmengines_counter():
     """MMEngine traces a run, leaves the head out and counts batch normalization as well."""
     cfg = Config.fromfile(ROOT / 'configs/sifa_tiny_motion.py')
     model = MODELS.build(cfg.model).eval()
-    counted = tool.count_multiply_adds(model, frames=16, side=64)
+    counted = total(count_multiply_adds(model, clip_of(cfg, side=64)))
     model.forward = model.extract_feat
     analyzer = FlopAnalyzer(model, (torch.rand(1, 1, 3, 16, 64, 64),))
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -107,7 +109,7 @@ def test_multiply_adds_are_those_of_mmengines_counter(tool):
     assert counted == analyzer.total() - theirs['batch_norm'] + head
 
 
-def test_fused_window_attention_is_counted(tool):
+def test_fused_window_attention_is_counted():
     cfg = Config.fromfile(ROOT / 'configs/sifa_swin_s_k400.py').model
     cfg.backbone.arch = dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2))
     cfg.backbone.out_indices = (1,)
@@ -122,7 +124,8 @@ def test_fused_window_attention_is_counted(tool):
     attention = 2 * 2 * 2 * (196 * 49 * 8 + 49 * 49 * 16)
     unfused = counter.get_flop_counts()['Global']
     assert unfused[torch.ops.aten.bmm] == 2 * attention
-    assert tool.count_multiply_adds(model, frames=8, side=56) == counter.get_total_flops() // 2
+    counted = count_multiply_adds(model, Clip(8, 56, 56, ''))
+    assert total(counted) == counter.get_total_flops() // 2
 
 
 def test_mim_reads_the_index():

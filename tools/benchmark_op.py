@@ -6,7 +6,6 @@ Writes OUT.jsonl, one line per measurement, and OUT.md, the tables made from it.
 import argparse
 import copy
 import json
-import platform
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from mmsifa import __version__
+from mmsifa.analysis import processor_name
 from mmsifa.models import SIFA
 from mmsifa.ops import BACKENDS, inter_frame_attention
 
@@ -90,13 +90,8 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
 
 def machine(args: argparse.Namespace) -> dict:
     """Describe where and how the run is made."""
-    processor = platform.processor() or platform.machine()
-    if Path('/proc/cpuinfo').exists():
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        models = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-        processor = models[0] if models else processor
     return {
-        'device': torch.cuda.get_device_name() if args.device == 'cuda' else processor,
+        'device': torch.cuda.get_device_name() if args.device == 'cuda' else processor_name(),
         'vectors': torch.backends.cpu.get_cpu_capability(),
         'threads': args.threads,
         'dtype': args.dtype,

@@ -16,8 +16,9 @@ from mmaction.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from rich.progress import track
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from mmsifa.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
+from mmsifa.analysis.pages import billions, millions, row
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {'SIFANet': 'SIFA-Net', 'SIFATransformer': 'SIFA-Transformer'}
@@ -88,8 +89,8 @@ def measure(config: Path) -> Model:
         raise ValueError(
             f'{config} trains on data/{folder}: give it a name in DATASETS of {__file__}'
         )
-    frames, clip = clip_of(cfg.train_pipeline)
-    side = side_of(cfg.train_pipeline)
+    in_motion = folder == 'motion'  # whose clips stay as they were made
+    clip = clip_of(cfg, side=Settings.size if in_motion else None)
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
     return Model(
@@ -98,17 +99,17 @@ def measure(config: Path) -> Model:
         network=f'{COLLECTIONS[backbone.type]} {size_of(backbone)}',
         dataset=DATASETS[folder],
         classes=cfg.model.cls_head.num_classes,
-        frames=frames,
-        clip=clip,
-        side=side,
-        views=views_of(cfg.test_pipeline),
+        frames=clip.frames,
+        clip=clip.sampling,
+        side=clip.height,
+        views=views_of(cfg),
         batch_size=cfg.train_dataloader.batch_size,
         epochs=cfg.train_cfg.max_epochs,
         pretrained=backbone.pretrained
         and ('ImageNet-22K' if '_22k' in backbone.pretrained else 'ImageNet-1K'),
         parameters=count_parameters(model),
         backbone_parameters=count_parameters(model.backbone),
-        multiply_adds=count_multiply_adds(model, frames, side),
+        multiply_adds=total(count_multiply_adds(model, clip)),
     )
 
 
@@ -117,54 +118,6 @@ def size_of(backbone: ConfigDict) -> str:
     if 'stage_blocks' in backbone:
         return 'tiny'
     return backbone.arch[0].upper() if 'arch' in backbone else f'R{backbone.depth}'
-
-
-def clip_of(pipeline: list[ConfigDict]) -> tuple[int, str]:
-    """Count the frames of a training clip and say how they are taken."""
-    sample = next(step for step in pipeline if 'clip_len' in step)
-    if sample.type == 'UniformSample':
-        return sample.clip_len, f'{sample.clip_len} frames, spread over the video'
-    interval = {1: '', 2: ', every other'}[sample.frame_interval]
-    return sample.clip_len, f'{sample.clip_len} frames{interval}'
-
-
-def side_of(pipeline: list[ConfigDict]) -> int:
-    """Return the side of the training frames; motion clips stay as they were made."""
-    scales = [step.scale for step in pipeline if step.type == 'Resize']
-    return scales[-1][0] if scales else Settings.size
-
-
-def views_of(pipeline: list[ConfigDict]) -> str:
-    """Say how many clips and crops of a video a test averages."""
-    clips = next(step.get('num_clips', 1) for step in pipeline if 'clip_len' in step)
-    crops = ' x 3 crops' if any(step.type == 'ThreeCrop' for step in pipeline) else ''
-    return f'{clips} clip{"s" if clips > 1 else ""}{crops}'
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Count the parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_multiply_adds(model: nn.Module, frames: int, side: int) -> int:
-    """Count the multiply-adds of one clip's forward pass.
-
-    Those of convolutions, linear layers, attention and inter-frame attention, each once per
-    multiplication; not normalization, activations, pooling and additions.
-
-    Args:
-        model: A 3D recognizer, on any device.
-        frames: Frames of the clip.
-        side: Height and width of the frames.
-
-    Returns:
-        Their number.
-    """
-    device = next(model.parameters()).device
-    clip = torch.empty(1, 1, 3, frames, side, side, device=device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(clip, mode='tensor', stage='head')
-    return counter.get_total_flops() // 2  # a multiplication and an addition
 
 
 def metafile_entries(models: list[Model]) -> dict[str, str]:
@@ -214,21 +167,6 @@ def readme_entries(models: list[Model]) -> dict[str, str]:
         costs = (millions(model.parameters), billions(model.multiply_adds))
         entries[model.name] = row((f'[{model.name}]({model.config})', *cells, *costs))
     return entries
-
-
-def row(cells: tuple[str, ...]) -> str:
-    """Format a row of a Markdown table."""
-    return '| ' + ' | '.join(cells) + ' |\n'
-
-
-def millions(number: int) -> str:
-    """Format a number in millions: ``43.9``."""
-    return f'{number / 1e6:.1f}'
-
-
-def billions(number: int) -> str:
-    """Format a number in billions: ``24.6``, or ``0.085`` where one place says too little."""
-    return f'{number / 1e9:.1f}' if number > 1e9 else f'{number / 1e9:.2g}'
 
 
 def replace_table(page: str, table: str) -> str:

@@ -1,0 +1,143 @@
+"""What a config feeds its recognizer: the size of a clip, how it is taken, the views of a test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from mmengine.config import Config, ConfigDict
+from mmengine.utils import to_2tuple
+
+CROPS = {'ThreeCrop': 3, 'TenCrop': 10}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The input of one forward pass.
+
+    Args:
+        frames: Number of frames T.
+        height: Height H of the frames in pixels.
+        width: Width W of the frames in pixels.
+        sampling: How the frames are taken, in words.
+        is_2d: Whether they are laid out one by one, as MMAction2's ``Recognizer2D`` takes them.
+    """
+
+    frames: int
+    height: int
+    width: int
+    sampling: str
+    is_2d: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the pipeline gives it: (T, 3, H, W) in 2D, else (1, 3, T, H, W)."""
+        if self.is_2d:
+            return self.frames, 3, self.height, self.width
+        return 1, 3, self.frames, self.height, self.width
+
+
+def clip_of(config: Config, side: int | None = None) -> Clip:
+    """Read what a training clip of a config is, or a test's where the config does not train.
+
+    Args:
+        config: A config with MMAction2's ``train_pipeline`` or ``test_pipeline``.
+        side: Height and width of the frames. Defaults to what the pipeline's last crop or resizing
+            makes.
+
+    Returns:
+        The clip.
+
+    Raises:
+        ValueError: If the config has no pipeline, it is not one of RGB frames, or it does not tell
+            the frames' number or size.
+
+    Example:
+        >>> from mmsifa.apis import load_config
+        >>> clip_of(load_config('sifa_swin_s_k400'))
+        Clip(frames=64, height=224, width=224, sampling='64 frames, every other', is_2d=False)
+    """
+    pipeline = config.get('train_pipeline') or config.get('test_pipeline')
+    if not pipeline:
+        raise ValueError('expected a train_pipeline or a test_pipeline in the config, got neither')
+    is_2d = _is_2d(pipeline)
+    frames, sampling = _sampling(pipeline, is_2d)
+    height, width = (side, side) if side else _size(pipeline)
+    return Clip(frames, height, width, sampling, is_2d)
+
+
+def _is_2d(pipeline: Sequence[ConfigDict]) -> bool:
+    formats = [step.get('input_format') for step in pipeline if step.type == 'FormatShape']
+    if formats not in (['NCHW'], ['NCTHW']):
+        raise ValueError(
+            'expected a pipeline of frames, with a FormatShape to NCHW or NCTHW, got the steps '
+            f'{_steps(pipeline)}'
+        )
+    return formats == ['NCHW']
+
+
+def _steps(pipeline: Sequence[ConfigDict]) -> str:
+    return ', '.join(step.type for step in pipeline)
+
+
+def _sampling(pipeline: Sequence[ConfigDict], is_2d: bool) -> tuple[int, str]:
+    """Count the frames of a clip and say how they are taken."""
+    step = _sampler(pipeline)
+    frames, interval = step.clip_len, step.get('frame_interval', 1)
+    if is_2d:
+        frames *= step.get('num_clips', 1)
+        interval = step.get('sample_range', 64) // frames  # of a DenseSampleFrames
+    if step.type.startswith('Uniform') or (is_2d and step.type != 'DenseSampleFrames'):
+        return frames, f'{frames} frames, spread over the video'
+    every = {1: '', 2: ', every other', 3: ', every 3rd'}.get(interval, f', every {interval}th')
+    return frames, f'{frames} frames{every}'
+
+
+def _sampler(pipeline: Sequence[ConfigDict]) -> ConfigDict:
+    for step in pipeline:
+        if 'clip_len' in step:
+            return step
+    raise ValueError(
+        f'expected a step that samples clips, with a clip_len, got the steps {_steps(pipeline)}'
+    )
+
+
+def _size(pipeline: Sequence[ConfigDict]) -> tuple[int, int]:
+    """Return height and width of the frames that a pipeline makes."""
+    for step in reversed(pipeline):
+        if step.type == 'Resize' and not step.get('keep_ratio', True):
+            width, height = to_2tuple(step.scale)
+            return height, width
+        for name in ('crop_size', 'input_size', 'size'):
+            if 'Crop' in step.type and name in step:
+                width, height = to_2tuple(step[name])
+                return height, width
+    raise ValueError(
+        "the pipeline has no crop and no resizing that tells the frames' size: give it (--side)"
+    )
+
+
+def views_of(config: Config) -> str:
+    """Say how many clips and crops of a video a test averages.
+
+    Args:
+        config: A config, with a ``test_pipeline`` unless it only trains.
+
+    Returns:
+        The views in words, ``'none'`` without a test.
+
+    Example:
+        >>> from mmsifa.apis import load_config
+        >>> views_of(load_config('sifa_r50_k400'))
+        '20 clips x 3 crops'
+    """
+    pipeline = config.get('test_pipeline')
+    if not pipeline:
+        return 'none'
+    step = _sampler(pipeline)
+    if not _is_2d(pipeline):
+        clips = step.get('num_clips', 1)
+    else:
+        clips = step.get('num_sample_positions', 10) if step.type == 'DenseSampleFrames' else 1
+    clips *= 2 if step.get('twice_sample') else 1
+    crops = prod(CROPS.get(step.type, 1) for step in pipeline)
+    return f'{clips} clip{"s" if clips > 1 else ""}' + (f' x {crops} crops' if crops > 1 else '')

@@ -1,0 +1,141 @@
+"""Report what recognizers cost: parameters, multiply-adds by stage and part, memory and speed.
+
+Takes configs of any MMAction2 recognizer of RGB frames. Writes report.json, report.md and
+report.png into a folder. What does not build or run is named with the reason, and the exit status
+is 1.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mmsifa.analysis import DTYPES, Settings, chart, make_report, markdown
+from mmsifa.atomic_write import write_atomically
+
+START = '<!-- report: written by tools/model_report.py -->'
+END = '<!-- report: end -->'
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        metavar='CONFIG',
+        help='a file, a name such as sifa_r50_k400, or mmaction::recognition/...; LABEL=CONFIG '
+        'gives it a label. None: draw the report anew that --out has',
+    )
+    parser.add_argument(
+        '--out', type=Path, default='work_dirs/model_report', help='folder (%(default)s)'
+    )
+    parser.add_argument('--page', type=Path, help='Markdown page to put the tables into')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (%(default)s)')
+    parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(%(default)s)')
+    parser.add_argument('--batch-size', type=positive, default=1, help='clips (%(default)s)')
+    parser.add_argument(
+        '--rounds',
+        type=int,
+        default=3,
+        help='rounds in which all are timed, the median counts; 0 only counts (%(default)s)',
+    )
+    parser.add_argument(
+        '--side', type=positive, help="height and width of the frames (the configs')"
+    )
+    args = parser.parse_args(argv)
+    if args.rounds < 0:
+        parser.error(f'--rounds must be 0 or more, got {args.rounds}')
+    if args.device != 'cpu' and not torch.cuda.is_available():
+        parser.error(f'--device {args.device}: PyTorch finds no GPU here')
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f'--out must be a folder, and {args.out} is a file')
+    try:
+        configs = dict(map(label_and_config, args.configs))
+        page = args.page and split_page(args.page)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if len(configs) < len(args.configs):
+        parser.error('each config needs a label of its own: LABEL=CONFIG')
+
+    stored = args.out / 'report.json'
+    if configs:
+        report = measure(configs, args)
+        write_atomically(stored, json.dumps(report, indent=1) + '\n')
+    elif stored.is_file():
+        report = json.loads(stored.read_text())
+    else:
+        parser.error(f'give configs: there is no {stored} to draw anew')
+
+    tables = markdown(report)
+    write_atomically(args.out / 'report.md', f'# Model report\n\n{tables}')
+    if report['models']:
+        write_atomically(args.out / 'report.png', chart(report))
+    if page:
+        write_atomically(args.page, f'{page[0]}{START}\n\n{tables}\n{END}{page[1]}')
+    print(f'{tables}\nThe report is in {args.out}.')
+    if report['failed']:
+        names = ', '.join(f'{f["label"]} ({f["pass"]})' for f in report['failed'])
+        sys.exit(f'not everything was measured: {names}')
+
+
+def positive(text: str) -> int:
+    """Parse a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a number of at least 1, got {text}')
+    return int(text)
+
+
+def label_and_config(text: str) -> tuple[str, str]:
+    """Split LABEL=CONFIG; the label of a config alone is its file's name."""
+    label, equals, config = text.partition('=')
+    if equals and label and not Path(text).is_file():
+        return label, config
+    return Path(text.rpartition('::')[2]).stem, text
+
+
+def split_page(path: Path) -> tuple[str, str]:
+    """Return what a page has before and after the tables.
+
+    Raises:
+        ValueError: If the page does not have each marker once.
+    """
+    text = path.read_text()
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise ValueError(f'{path} must have each marker once: {START} and {END}')
+    return text.split(START)[0], text.split(END)[1]
+
+
+def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:
+    """Make the report and show how far it is."""
+    settings = Settings(
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        rounds=args.rounds,
+        side=args.side,
+    )
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        return make_report(configs, settings, progress)
+
+
+if __name__ == '__main__':
+    main()
