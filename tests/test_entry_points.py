@@ -100,23 +100,6 @@ def test_amp_trains_on_any_device(tmp_path, run, options):
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
-def test_predict_names_the_best_classes(trained, motion_data, run, options):
-    config = next(trained.glob('*.py'))  # the one that MMEngine wrote, options included
-    command = ['python', 'tools/predict.py', '--config', config, '--checkpoint']
-    command += [trained / 'epoch_1.pth', '--device', 'cpu']
-    videos = sorted((motion_data / 'videos_val').glob('*.mp4'))[:2]
-    text = run(*command, *videos, '--labels', motion_data / 'label_map.txt').stdout
-    for video in videos:
-        assert re.search(rf'{video.name}\n(  +\d+\.\d %  [a-z]+\n){{5}}', text)
-    done = run(*command, 'missing.mp4', check=False)
-    assert done.returncode == 2
-    assert 'no such file: missing.mp4' in done.stdout
-    raw = ['--config', 'configs/sifa_r50_sthv1.py', '--checkpoint', 'any.pth']
-    done = run('python', 'tools/predict.py', videos[0], *raw, check=False)
-    assert done.returncode == 2
-    assert 'reads raw frames, not video files' in done.stdout
-
-
 def test_learning_curve_needs_a_run(trained, tmp_path, run):
     run('python', 'tools/plot_learning_curve.py', trained, '--out', tmp_path / 'curve.png')
     assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')

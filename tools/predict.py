@@ -1,49 +1,262 @@
-"""Name what happens in a video: the five best classes of a trained recognizer."""
+"""Name what happens in videos: the five best classes of a trained recognizer.
+
+Each video is scored as in testing, with the clips and crops of the config, or with --sliding each
+window of it. Exit code 0 says that all videos were read, 1 that some were not or not all of them,
+2 that the arguments are wrong, 3 that the model ran out of memory, 130 that it was interrupted;
+with 1, 3 and 130 what was predicted is written all the same.
+"""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 import torch
-from mmaction.apis import inference_recognizer, init_recognizer
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
+from mmsifa.apis import (
+    UnreadableError,
+    VideoResult,
+    annotate_video,
+    class_names,
+    default_device,
+    draw_timeline,
+    find_videos,
+    load_config,
+    load_recognizer,
+    predict_videos,
+    video_pipeline,
+    write_csv,
+    write_jsonl,
+)
+from mmsifa.apis.annotation import unsupported_reason
+from mmsifa.apis.timeline import best_runs, clock
 from mmsifa.checkpoint import CheckpointError
-from mmsifa.models.weights import load_fitting_weights
+
+OUTPUTS = ('.csv', '.jsonl', '.mp4', '.png')
 
 
-def main() -> None:
-    """Predict the videos that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('videos', nargs='+', type=Path, help='video files')
-    parser.add_argument('--config', required=True, help='config of the recognizer')
-    parser.add_argument('--checkpoint', required=True, help='its weights')
-    parser.add_argument('--labels', type=Path, help='class names, one a line; default: numbers')
-    parser.add_argument(
-        '--device', default='cuda:0' if torch.cuda.is_available() else 'cpu', help='torch device'
+class Options(DictAction):
+    """MMEngine's KEY=VALUE pairs, with an error in words."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Take the pairs."""
+        if wrong := [pair for pair in values if '=' not in pair]:
+            parser.error(f'{option_string}: expected KEY=VALUE, got {wrong[0]}; videos come before')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Parse and check the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
+    add = parser.add_argument
+    add('videos', nargs='+', metavar='VIDEO_OR_FOLDER', help='folders are searched for videos')
+    add('--config', required=True, help='a file, sifa_r50_k400, mmaction::recognition/...')
+    add('--checkpoint', required=True, help='its weights, a file or URL')
+    add('--labels', type=Path, help='class names, one a line; default: those of the data set')
+    add('--device', default=default_device(), help='torch device (%(default)s)')
+    add(
+        '--out',
+        type=Path,
+        action='append',
+        default=[],
+        help='file to write, of one of the kinds .csv, .jsonl, .mp4 (the video with the classes '
+        'drawn) and, with --sliding, .png (the timeline); may be given several times',
     )
-    args = parser.parse_args()
-    missing = [str(path) for path in (*args.videos, args.labels) if path and not path.is_file()]
-    if missing:
-        parser.error(f'no such file: {", ".join(missing)}')
-
-    config = Config.fromfile(args.config)
-    if any(step.type == 'RawFrameDecode' for step in config.test_pipeline):
-        parser.error(f'the test pipeline of {args.config} reads raw frames, not video files')
-    model = init_recognizer(config, device=args.device)
+    add('--sliding', type=float, metavar='SECONDS', help='predict each window of this length')
+    add(
+        '--stride', type=float, metavar='SECONDS', help='from window to window; default: its length'
+    )
+    add('--batch-size', type=int, help='videos or windows at a time; default: that of testing')
+    add('--amp', action='store_true', help='compute in mixed precision')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=Options,
+        help='what to change in the config, KEY=VALUE',
+    )
+    args = parser.parse_args(argv)
     try:
-        load_fitting_weights(model, args.checkpoint)
-    except (CheckpointError, OSError) as error:
+        args.videos = find_videos(args.videos)
+        check_outputs(args)
+        args.device = torch.device(args.device)
+    except (ValueError, RuntimeError) as error:
         parser.error(str(error))
-    for video in args.videos:
-        scores = inference_recognizer(model, str(video)).pred_score
-        labels = args.labels.read_text().splitlines() if args.labels else range(len(scores))
-        if len(labels) != len(scores):
-            parser.error(f'{args.labels} has {len(labels)} names for {len(scores)} classes')
-        print(video)
-        best = scores.topk(min(5, len(scores)))
-        for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            print(f'  {100 * score:5.1f} %  {labels[label]}')
+    if args.batch_size is not None and args.batch_size < 1:
+        parser.error(f'--batch-size must be 1 or more, got {args.batch_size}')
+    for option in ('sliding', 'stride'):
+        if (value := getattr(args, option)) is not None and not 0 < value < float('inf'):
+            parser.error(f'--{option} must be above 0 seconds, got {value:g}')
+    if args.stride and not args.sliding:
+        parser.error('--stride needs --sliding, the length of the windows')
+    return parser, args
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise ValueError if an output cannot be written, or not from these videos."""
+    for path in args.out:
+        kind = path.suffix.lower()
+        if kind not in OUTPUTS:
+            raise ValueError(f'--out {path} has no known ending: expected {", ".join(OUTPUTS)}')
+        if kind in ('.mp4', '.png') and len(args.videos) > 1:
+            raise ValueError(f'--out {path} is of one video, got {len(args.videos)} videos')
+        if kind == '.png' and not args.sliding:
+            raise ValueError(f'--out {path}, a timeline, needs --sliding SECONDS')
+        if kind == '.mp4' and (reason := unsupported_reason()):
+            raise ValueError(reason)
+        if path.resolve() in {Path(video).resolve() for video in args.videos}:
+            raise ValueError(f'--out {path} is one of the videos to read')
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise ValueError(f'--out {path} cannot be written: {folder} is no folder to write to')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict what the command line names; return the exit code."""
+    parser, args = parse_args(argv)
+    try:
+        config = load_config(args.config, args.cfg_options)
+        _, note = video_pipeline(config)
+        names, source = class_names(config, args.labels)
+        model = load_recognizer(config, args.checkpoint, args.device)
+    except (ValueError, CheckpointError, OSError) as error:
+        parser.error(str(error))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    notes = [note, f'Class names: {source}', batch_note(args, config)]
+    console.print('\n'.join(line for line in notes if line), markup=False)
+    return predict(args, model, names, console)
+
+
+def batch_note(args: argparse.Namespace, config: Config) -> str | None:
+    """Return a sentence if the config takes no batches and some were asked for."""
+    if (args.batch_size or 1) > 1 and (config.model.get('test_cfg') or {}).get('max_testing_views'):
+        return '--batch-size is 1, since the config has max_testing_views, a limit for one video'
+    return None
+
+
+def predict(
+    args: argparse.Namespace, model: torch.nn.Module, names: list[str], console: Console
+) -> int:
+    """Predict the videos, print and write what comes of it, and return the exit code."""
+    results: list[VideoResult] = []
+    sliding = (args.sliding, args.stride or args.sliding) if args.sliding else None
+    columns = [
+        *(TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn()),
+        *(TimeRemainingColumn(), TextColumn('left')),
+    ]
+    code = 0
+    with Progress(*columns, console=console, transient=True) as progress:
+        files = progress.add_task('Videos', total=len(args.videos))
+        part = progress.add_task('Windows', visible=False)
+
+        def show(result: VideoResult) -> None:
+            if result.windows > 1:
+                show_part(progress, part, 'Windows', len(result.predictions), result.windows)
+
+        try:
+            for result in predict_videos(
+                model, args.videos, sliding, args.batch_size, args.amp, show
+            ):
+                results.append(result)
+                print_result(result, names, console)
+                progress.update(part, visible=False)
+                progress.advance(files)
+        except KeyboardInterrupt:
+            console.print('Interrupted')
+            code = 130
+        except torch.OutOfMemoryError as error:
+            console.print(
+                f'Out of memory: {str(error).splitlines()[0]} A smaller --batch-size or '
+                '--cfg-options model.test_cfg.max_testing_views=6 needs less',
+                markup=False,
+            )
+            code = 3
+        finally:  # also when the model fails
+            write_tables(args.out, results, names)
+        if code == 0:
+            draw(args, results, names, progress, part)
+    failed = [result for result in results if result.error]
+    if failed or code:
+        console.print(f'{len(results) - len(failed)} of {len(args.videos)} videos were read')
+    return code or (1 if failed else 0)
+
+
+def show_part(progress: Progress, task: TaskID, what: str, done: int, total: int) -> None:
+    """Show how far a video is."""
+    progress.update(task, description=what, completed=done, total=total, visible=True)
+
+
+def print_result(result: VideoResult, names: list[str], console: Console) -> None:
+    """Print a table of the five best classes, or of the best one along the video."""
+    console.print(result.video, style='bold', markup=False)
+    table = Table.grid(padding=(0, 2))
+    if result.windows and result.predictions and result.predictions[0].window:
+        for start, end, index, score in best_runs(result.predictions):
+            times = f'{clock(start)} - {clock(end)}'
+            table.add_row('', times, f'{100 * score:5.1f} %', Text(names[index]))
+    elif result.predictions:
+        for index, score in result.predictions[0].top():
+            table.add_row('', f'{100 * score:5.1f} %', Text(names[index]))
+    if table.row_count:
+        console.print(table)
+    if result.error:
+        console.print(f'  cannot be read: {result.error}', style='red', markup=False)
+
+
+def write_tables(outputs: list[Path], results: list[VideoResult], names: list[str]) -> None:
+    """Write the tables among the outputs."""
+    for path in outputs:
+        if path.suffix.lower() == '.csv':
+            write_csv(path, results, names)
+        elif path.suffix.lower() == '.jsonl':
+            write_jsonl(path, results, names)
+
+
+def draw(
+    args: argparse.Namespace,
+    results: list[VideoResult],
+    names: list[str],
+    progress: Progress,
+    part: TaskID,
+) -> None:
+    """Draw the timelines and the annotated video, of the videos that were read."""
+    pictures = [path for path in args.out if path.suffix.lower() == '.png']
+    folder = args.out[0].parent if args.out else Path()
+    root = os.path.commonpath([Path(video).absolute().parent for video in args.videos])
+    for result in results:
+        if not result.predictions:
+            continue
+        if args.sliding:
+            name = os.path.relpath(result.video, root).replace(os.sep, '_')
+            for path in pictures or [folder / f'{name}.timeline.png']:
+                draw_timeline(path, result, names)
+                progress.console.print(f'{path}: the timeline', markup=False)
+        for path in args.out:
+            if path.suffix.lower() == '.mp4':
+                try:
+                    annotate_video(
+                        path,
+                        result,
+                        names,
+                        lambda done, total: show_part(progress, part, 'Frames', done, total),
+                    )
+                except UnreadableError as error:
+                    result.failures.append(f'{path} was not written: {error}')
+                    progress.console.print(f'{result.failures[-1]}', style='red', markup=False)
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""What a recognizer's test pipeline makes of video files, decoded in processes of their own."""
+
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import cv2
+import decord
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.config import Config
+from mmengine.dataset import Compose
+
+from mmsifa.datasets.checked import reason_of
+
+VIDEO_DECODERS = ('DecordDecode', 'PyAVDecode', 'OpenCVDecode', 'PIMSDecode')
+TIMEOUT = 300  # seconds without a sign of life, then a video counts as unreadable
+
+
+class Window(NamedTuple):
+    """A part of a video, frames ``first`` to ``last`` - 1, which start and end at these seconds."""
+
+    first: int
+    last: int
+    start: float
+    end: float
+
+
+class UnreadableError(RuntimeError):
+    """A video cannot be opened or decoded; the message is the reason."""
+
+
+def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], str | None]:
+    """Return the steps by which a config tests, for video files.
+
+    Raw frames are read from the video by decord instead, as MMAction2's inferencer does.
+
+    Args:
+        config: Config of a recognizer.
+        sliding: Whether windows of long videos are to be read, which is decord's work too.
+
+    Returns:
+        The steps, and one sentence on what was changed, if anything was.
+
+    Raises:
+        ValueError: If the recognizer takes no RGB videos.
+    """
+    loader = config.get('test_dataloader')
+    dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
+    steps = [dict(step) for step in dataset.get('pipeline') or config.get('test_pipeline') or []]
+    if not steps:
+        raise ValueError(
+            'the config has no test pipeline: expected test_dataloader, as for testing'
+        )
+    types = [str(step['type']).rpartition('.')[2] for step in steps]
+    decoders = [i for i, kind in enumerate(types) if kind in (*VIDEO_DECODERS, 'RawFrameDecode')]
+    flow = dataset.get('modality', 'RGB') != 'RGB'
+    if len(decoders) != 1 or flow or 'MMRecognizer' in str(config.model.type):
+        raise ValueError(
+            f'the config tests a {config.model.type} on '
+            f'{"optical flow" if flow else "data of steps " + ", ".join(types[:3])}: expected a '
+            'recognizer of RGB video frames'
+        )
+    decode = decoders[0]
+    raw = types[decode] == 'RawFrameDecode'
+    if raw or (sliding and types[decode] != 'DecordDecode'):
+        steps[decode] = dict(type='DecordDecode')
+        inits = [step for step, kind in zip(steps, types, strict=True) if kind.endswith('Init')]
+        steps = [dict(type='DecordInit'), *(step for step in steps if step not in inits)]
+    note = 'The config tests on raw frames; here they are read from the videos' if raw else None
+    return steps, note
+
+
+def sliding_windows(frames: int, fps: float, seconds: float, stride: float) -> list[Window]:
+    """Return the windows that cover a video.
+
+    All are equally long: the last one ends with the video, so it may overlap the one before more
+    than the others do. A video that is shorter than a window is one window.
+
+    Args:
+        frames: Number of frames of the video.
+        fps: Frames per second.
+        seconds: Length of a window.
+        stride: From the start of one to the start of the next, in seconds.
+
+    Returns:
+        The windows, in order.
+
+    Example:
+        >>> [window[:2] for window in sliding_windows(100, 10, 4, 4)]
+        [(0, 40), (40, 80), (60, 100)]
+    """
+    length = min(frames, max(1, round(seconds * fps)))
+    firsts: list[int] = []
+    step = max(1.0, stride * fps)
+    while (first := round(len(firsts) * step)) + length < frames:
+        firsts.append(first)
+    firsts.append(frames - length)
+    return [Window(i, i + length, i / fps, (i + length) / fps) for i in firsts]
+
+
+class Worker:
+    """A process that runs a generator ahead of who takes what it yields, by one item.
+
+    A file that crashes the decoder, as a cut-off AVI can, costs this process and no other, and no
+    more than two items are in memory.
+
+    Args:
+        target: The generator function.
+        *args: Its arguments.
+
+    Raises:
+        UnreadableError: When it is iterated and the generator raised something, the process
+            crashed or is silent for 300 seconds.
+    """
+
+    def __init__(self, target: Callable[..., Iterator], *args: Any):
+        context: Any = get_context('fork' if sys.platform == 'linux' else 'spawn')
+        self._end, end = context.Pipe(duplex=False)
+        self._process = context.Process(target=_run, args=(end, target, args), daemon=True)
+        self._process.start()
+        end.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        while self._end.poll(TIMEOUT):
+            try:
+                done, item = pickle.loads(self._end.recv_bytes())
+            except EOFError:
+                self._process.join()
+                code = self._process.exitcode or 0
+                cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
+                raise UnreadableError(f'it crashes the decoder ({cause})') from None
+            if done and item is None:
+                return
+            if done:
+                raise item
+            yield item
+        raise UnreadableError(f'the decoder gave nothing for {TIMEOUT} seconds')
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self._end.close()
+
+
+def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
+    """Send what a generator yields, as (False, item), and how it ended, as (True, error)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)  # the decoder's own words
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    error = None
+    try:
+        for item in target(*args):
+            end.send_bytes(pickle.dumps((False, item)))
+    except Exception as raised:
+        error = raised if isinstance(raised, UnreadableError) else UnreadableError(_reason(raised))
+    end.send_bytes(pickle.dumps((True, error)))
+
+
+def _reason(error: Exception) -> str:
+    """Why a video failed, with the pipeline's step that raised the error."""
+    step = type(error).__name__
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(owner := frame.f_locals.get('self'), BaseTransform):
+            step = type(owner).__name__
+    return reason_of(step, error)
+
+
+def video_samples(
+    video: str, pipeline: Compose, sliding: tuple[float, float] | None = None
+) -> Iterator[Any]:
+    """Yield the windows of a video, then for each its sample or why there is none.
+
+    Args:
+        video: Path.
+        pipeline: The steps of :func:`video_pipeline`, composed.
+        sliding: Length and stride of windows in seconds. Defaults to None: the whole video, which
+            is the window None.
+
+    Yields:
+        The list of windows, then for each what the pipeline makes of its frames, or an
+        :class:`UnreadableError`.
+
+    Raises:
+        UnreadableError: If the video cannot be opened.
+    """
+    if not os.path.getsize(video):
+        raise UnreadableError('the file is empty')
+    names = [type(step).__name__ for step in pipeline.transforms]
+    opened = next(i for i, name in enumerate(names) if name.endswith('Init')) + 1
+    info = dict(filename=video, label=-1, start_index=0, modality='RGB')
+    rest = Compose(pipeline.transforms[opened:])
+    if sliding is None:
+        info = Compose(pipeline.transforms[:opened])(info)
+        if not info['total_frames']:
+            raise UnreadableError('it has no frames')
+        yield [None]
+        yield rest(info)
+        return
+    # By its name, since DecordInit would hold the bytes of the whole file for each window.
+    reader = decord.VideoReader(video, num_threads=1)
+    fps = reader.get_avg_fps()
+    windows = sliding_windows(len(reader), fps, *sliding)
+    yield windows
+    for window in windows:
+        try:
+            yield rest(
+                dict(
+                    info,
+                    video_reader=reader,
+                    avg_fps=fps,
+                    start_index=window.first,
+                    total_frames=window.last - window.first,
+                )
+            )
+        except Exception as error:
+            yield UnreadableError(_reason(error))

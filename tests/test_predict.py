@@ -1,0 +1,393 @@
+"""Scores of people's own videos: the same as in testing, and nobody's lost."""
+
+import csv
+import json
+import os
+import re
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+import decord
+import numpy as np
+import pytest
+import torch
+from mmaction.apis import inference_recognizer
+from mmaction.registry import MODELS
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.fileio import load
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from mmsifa.apis import (
+    Prediction,
+    VideoResult,
+    Window,
+    class_names,
+    draw_timeline,
+    find_videos,
+    load_config,
+    load_recognizer,
+    predict_videos,
+    sliding_windows,
+    video_pipeline,
+)
+from mmsifa.apis.timeline import best_runs, spans
+from mmsifa.apis.video_reader import Worker, video_samples
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+import predict  # noqa: E402
+
+SMALL = {
+    'model.backbone.base_channels': 8,
+    'model.backbone.stage_blocks': (1, 1, 1, 1),
+    'model.cls_head.in_channels': 256,
+}
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory) -> Path:
+    """A checkpoint of a small network, random in all layers."""
+    init_default_scope('mmaction')
+    torch.manual_seed(1)
+    model = MODELS.build(load_config('sifa_tiny_motion', SMALL).model)
+    for value in model.parameters():
+        torch.nn.init.normal_(value, std=0.2)
+    path = tmp_path_factory.mktemp('weights') / 'random.pth'
+    torch.save({'state_dict': model.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def command(weights):
+    """The arguments that name the network."""
+    options = [f'{key}={value}'.replace(' ', '') for key, value in SMALL.items()]
+    network = ['--config', 'sifa_tiny_motion', '--checkpoint', str(weights), '--device', 'cpu']
+    return [*network, '--cfg-options', *options]
+
+
+@pytest.fixture(scope='module')
+def clips(motion_data) -> list[str]:
+    return [str(path) for path in sorted((motion_data / 'videos_val').glob('*.mp4'))]
+
+
+@pytest.fixture(scope='module')
+def long_video(clips, tmp_path_factory) -> str:
+    """A video of all clips in a row, 162 frames, 12 a second, each 18 frames one motion."""
+    path = tmp_path_factory.mktemp('long') / 'long.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 12, (64, 64))
+    for clip in clips:
+        for frame in decord.VideoReader(clip):
+            writer.write(frame.asnumpy()[..., ::-1])
+    writer.release()
+    return str(path)
+
+
+def test_scores_are_those_of_testing(weights, motion_data, clips, tmp_path):
+    config = load_config('sifa_tiny_motion', SMALL)
+    dataset = config.test_dataloader.dataset
+    dataset.ann_file = str(motion_data / 'val_list_videos.txt')
+    dataset.data_prefix = dict(video=str(motion_data / 'videos_val'))
+    config.test_dataloader.update(num_workers=0, persistent_workers=False)
+    config.test_evaluator = dict(type='DumpResults', out_file_path=str(tmp_path / 'scores.pkl'))
+    config.update(work_dir=str(tmp_path), load_from=str(weights), visualizer=None)
+    Runner.from_cfg(config).test()
+    dumped = load(str(tmp_path / 'scores.pkl'))
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    for batch_size in (1, 4):
+        results = list(predict_videos(model, clips, batch_size=batch_size))
+        assert [result.video for result in results] == clips
+        for result, expected in zip(results, dumped, strict=True):
+            torch.testing.assert_close(result.predictions[0].scores, expected['pred_score'])
+    assert not torch.equal(results[0].predictions[0].scores, results[1].predictions[0].scores)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmaction::recognition/tanet/tanet_imagenet-pretrained-r50_8xb8-1x1x8-50e_sthv1-rgb',
+        'mmaction::recognition/slowonly/slowonly_r50_8xb16-4x16x1-256e_kinetics400-rgb',
+    ],
+    ids=['2D-raw-frames', '3D'],
+)
+def test_mmaction2s_own_recognizers_give_the_scores_of_its_inference_api(name, clips):
+    config = load_config(name)
+    config.model.backbone.update(pretrained=None)
+    for step in config.test_dataloader.dataset.pipeline:
+        if step.type in ('ThreeCrop', 'CenterCrop'):
+            step.crop_size = 64
+        if step.type == 'Resize':
+            step.scale = (-1, 64)
+        if step.type == 'SampleFrames' and step.clip_len > 1:
+            step.num_clips = 2
+    model = MODELS.build(config.model).eval()
+    model.cfg = config
+    steps, note = video_pipeline(config)
+    assert steps[0]['type'] == 'DecordInit'
+    assert bool(note) == ('sthv1' in name)
+    result = next(predict_videos(model, clips[:1]))
+    config.test_pipeline = steps
+    expected = inference_recognizer(model, clips[0]).pred_score
+    torch.testing.assert_close(result.predictions[0].scores, expected)
+
+
+def test_damaged_videos_are_named_and_cost_nothing_else(command, clips, motion_data, tmp_path, run):
+    folder = tmp_path / 'videos'
+    (folder / 'deep').mkdir(parents=True)
+    for place, clip in ((folder, clips[0]), (folder / 'deep', clips[1])):
+        (place / Path(clip).name).write_bytes(Path(clip).read_bytes())
+    (folder / 'cut.mp4').write_bytes(Path(clips[2]).read_bytes()[:2000])
+    (folder / 'empty.mp4').touch()
+    (folder / 'page.mp4').write_text('404 Not Found')
+    (folder / 'notes.txt').write_text('no video')
+    labels = ['--labels', motion_data / 'label_map.txt']
+    out = ['--out', tmp_path / 'o.csv', '--out', tmp_path / 'o.jsonl', '--batch-size', 2]
+    done = run('python', 'tools/predict.py', folder, *command, *labels, *out, check=False)
+    assert done.returncode == 1
+    for name in ('cut', 'empty', 'page'):
+        assert re.search(rf'{name}.mp4\n  cannot be read: .+\n', done.stdout)
+    assert 'empty.mp4\n  cannot be read: the file is empty' in done.stdout
+    assert 'deep' in done.stdout
+    assert '2 of 5 videos were read' in done.stdout
+    assert re.search(rf'{Path(clips[0]).name}\n(  +\d+\.\d %  [a-z]+ *\n){{5}}', done.stdout)
+
+    rows = list(csv.DictReader((tmp_path / 'o.csv').open()))
+    assert [row['rank'] for row in rows] == ['1', '2', '3', '4', '5'] * 2
+    lines = [json.loads(line) for line in (tmp_path / 'o.jsonl').read_text().splitlines()]
+    assert sorted('error' in line for line in lines) == [False, False, True, True, True]
+    names = (motion_data / 'label_map.txt').read_text().split()
+    for line in (line for line in lines if 'top' in line):
+        best = int(np.argmax(line['scores']))
+        assert line['top'][0]['class'] == best
+        assert line['top'][0]['name'] == names[best]
+        mine = [row for row in rows if row['video'] == line['video']]
+        assert [row['name'] for row in mine] == [top['name'] for top in line['top']]
+        assert float(mine[0]['score']) == pytest.approx(line['scores'][best], rel=1e-5)
+
+
+def test_a_crash_of_the_decoder_is_one_videos_failure(weights, clips, monkeypatch):
+    def crash(video, pipeline, sliding):
+        if video == clips[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from video_samples(video, pipeline, sliding)
+
+    monkeypatch.setattr('mmsifa.apis.prediction.video_samples', crash)
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    errors = [result.error for result in predict_videos(model, clips[:3])]
+    assert errors == [None, 'it crashes the decoder (SIGKILL)', None]
+
+
+def test_an_error_of_the_model_is_no_bad_video(command, clips, tmp_path, monkeypatch, capsys):
+    model_type = MODELS.get('mmaction.Recognizer3D')
+    test_step, calls = model_type.test_step, []
+
+    def second_fails(self, data):
+        calls.append(data)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError('Tried to allocate 9 GiB.')
+        return test_step(self, data)
+
+    monkeypatch.setattr(model_type, 'test_step', second_fails)
+    out = tmp_path / 'o.jsonl'
+    assert predict.main([*clips[:3], *command, '--batch-size', '1', '--out', str(out)]) == 3
+    text = capsys.readouterr().out
+    assert 'Out of memory: Tried to allocate 9 GiB.' in text
+    assert 'cannot be read' not in text
+    assert [json.loads(line)['video'] for line in out.read_text().splitlines()] == clips[:1]
+
+
+def test_windows_are_scored_as_videos_of_their_own(weights, long_video):
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    result = next(predict_videos(model, [long_video], sliding=(1.5, 1.5), batch_size=4))
+    assert [p.window[:2] for p in result.predictions] == [(i, i + 18) for i in range(0, 162, 18)]
+    frames = decord.VideoReader(long_video).get_batch(range(36, 54)).asnumpy()
+    steps = [step for step in video_pipeline(model.cfg)[0] if step['type'] != 'DecordInit']
+    steps[1] = dict(type='ArrayDecode')
+    info = dict(array=frames, total_frames=18, start_index=0, modality='RGB', label=-1)
+    with torch.no_grad():
+        expected = model.test_step(pseudo_collate([Compose(steps)(info)]))[0].pred_score
+    torch.testing.assert_close(result.predictions[2].scores, expected)
+
+
+def test_windows_cover_a_video_and_the_last_ends_with_it():
+    for frames, fps, seconds, stride in ((100, 10, 4, 3), (7, 30, 1, 1), (1, 25, 2, 0.001)):
+        windows = sliding_windows(frames, fps, seconds, stride)
+        assert {w.last - w.first for w in windows} == {min(frames, round(seconds * fps))}
+        assert windows[-1].last == frames
+        assert set().union(*(range(w.first, w.last) for w in windows)) == set(range(frames))
+    hour = sliding_windows(108000, 30, 10, 5)
+    assert len(hour) == 719
+    assert hour[1].start == 5
+
+
+def test_a_long_video_is_never_held_in_memory(tmp_path):
+    path = tmp_path / 'long.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 30, (320, 240))
+    for shade in range(2000):  # 440 MiB of frames
+        writer.write(np.full((240, 320, 3), shade % 256, np.uint8))
+    writer.release()
+    steps = [
+        dict(type='DecordInit'),
+        dict(type='SampleFrames', clip_len=8, num_clips=2, test_mode=True),
+        dict(type='DecordDecode'),
+        dict(type='FormatShape', input_format='NCTHW'),
+        dict(type='PackActionInputs'),
+    ]
+    growth, windows = Worker(_memory, str(path), Compose(steps))
+    assert windows == 67
+    assert growth < 150
+
+
+def _memory(video, pipeline):
+    """Yield by how many MiB the memory of this process grew at most, and the number of windows."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    samples = [type(item) for item in video_samples(video, pipeline, (1.0, 1.0))]
+    yield (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    yield len(samples) - 1
+
+
+def test_sliding_draws_a_timeline_and_a_video_and_writes_rows(
+    command, clips, long_video, tmp_path, capsys
+):
+    options = ['--sliding', '1.5', '--stride', '0.75', '--batch-size', '4']
+    kinds = ('csv', 'jsonl', 'mp4')
+    out = [part for kind in kinds for part in ('--out', str(tmp_path / f'o.{kind}'))]
+    assert predict.main([long_video, *command, *options, *out]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r'0:00 - 0:\d\d(\.\d)? +\d+\.\d %  \w+', text)
+    lines = [json.loads(line) for line in (tmp_path / 'o.jsonl').read_text().splitlines()]
+    assert [(line['start'], line['end']) for line in lines] == [
+        (0.75 * i, 0.75 * i + 1.5) for i in range(17)
+    ]
+    rows = list(csv.DictReader((tmp_path / 'o.csv').open()))
+    assert len(rows) == 5 * 17
+    assert (rows[5]['start'], rows[5]['end']) == ('0.750', '2.250')
+    assert (tmp_path / 'long.mp4.timeline.png').read_bytes().startswith(b'\x89PNG')
+
+    drawn = decord.VideoReader(str(tmp_path / 'o.mp4'))
+    assert len(drawn) == 162
+    assert drawn.get_avg_fps() == pytest.approx(12)
+    assert drawn[0].shape == (320, 320, 3)
+    plain = decord.VideoReader(long_video)
+    for index in (0, 161):
+        frame = cv2.resize(plain[index].asnumpy(), (320, 320), interpolation=cv2.INTER_CUBIC)
+        off = np.abs(drawn[index].asnumpy().astype(int) - frame).mean(2)
+        assert off[:200].mean() < 6  # the picture is the video's
+        assert off[230:, :60].mean() > 20  # but for the caption
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_where_windows_overlap_the_nearest_counts():
+    scores = [torch.tensor(row) for row in ([0.9, 0.1], [0.7, 0.3], [0.2, 0.8])]
+    windows = [Window(0, 4, 0.0, 4.0), Window(2, 6, 2.0, 6.0), Window(20, 24, 20.0, 24.0)]
+    predictions = [Prediction(s, w) for s, w in zip(scores, windows, strict=True)]
+    assert spans(predictions) == [(0, 3), (3, 6), (20, 24)]
+    runs = [(start, end, index) for start, end, index, _ in best_runs(predictions)]
+    assert runs == [(0, 6, 0), (20, 24, 1)]
+
+
+def test_the_timeline_shows_long_names_and_hundreds_of_windows(tmp_path):
+    scores = torch.rand(300, 174).softmax(1)
+    scores[torch.arange(300), torch.arange(300) // 30] = 0.9  # ten classes, one after the other
+    windows = [Window(i, i + 1, 12.0 * i, 12.0 * i + 12) for i in range(300)]
+    predictions = [Prediction(s, w) for s, w in zip(scores, windows, strict=True)]
+    names, _ = class_names(load_config('sifa_r50_sthv2'))
+    draw_timeline(tmp_path / 'hour.png', VideoResult('hour.mp4', predictions, 300), names)
+    picture = cv2.imread(str(tmp_path / 'hour.png'))[:, :1420].astype(int)  # without the scale
+    y, x = np.nonzero(np.abs(picture - (37, 231, 253)).sum(2) < 6)  # the colour of high scores
+    assert len(y) > 10000
+    assert np.corrcoef(y, x)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ('name', 'count'),
+    [('kinetics400', 400), ('kinetics600', 600), ('sthv1', 174), ('sthv2', 174)],
+)
+def test_names_of_public_data_sets_are_whole_and_in_order(name, count):
+    config = load_config(f'sifa_r50_{name.replace("kinetics", "k")}')
+    names, source = class_names(config)
+    assert source == name
+    assert len(set(names)) == len(names) == count
+    if name == 'sthv1':
+        assert sorted(names) == class_names(load_config('sifa_r50_sthv2'))[0]
+    elif name != 'sthv2':  # MMAction2 sorts Kinetics' names with underscores
+        assert names == sorted(names, key=lambda text: text.replace(' ', '_'))
+    config.model.cls_head.num_classes = count + 1
+    assert class_names(config)[1] == 'numbers'
+
+
+def test_kinetics_names_are_those_of_decord():
+    source = (Path(decord.__file__).parent / 'data/kinetics/kinetics400_action.py').read_text()
+    names, _ = class_names(load_config('sifa_r50_k400'))
+    listed = re.findall(r"'([a-z][^']+)'|\"([^\"\n]+)\"", source[source.index('abseiling') - 1 :])
+    plain = [re.sub(r'[^a-z]', '', (a or b).lower()) for a, b in listed[:400]]
+    assert plain == [re.sub(r'[^a-z]', '', name.lower()) for name in names]
+
+
+def test_names_beside_the_annotation_list_are_taken(motion_data):
+    config = load_config('sifa_tiny_motion')
+    config.test_dataloader.dataset.ann_file = str(motion_data / 'val_list_videos.txt')
+    names, source = class_names(config)
+    assert source == str(motion_data / 'label_map.txt')
+    assert names[0] == 'left'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['missing.mp4'], 'no such file or folder: missing.mp4'),
+        (['CLIP', '--out', 'o.txt'], 'o.txt has no known ending: expected .csv'),
+        (['CLIP', '--out', 'o.png'], 'a timeline, needs --sliding'),
+        (['CLIP', 'OTHER', '--out', 'o.mp4'], 'o.mp4 is of one video, got 2 videos'),
+        (['CLIP', '--out', 'CLIP'], 'is one of the videos to read'),
+        (['CLIP', '--out', '/dev/null/o.csv'], 'is no folder to write to'),
+        (['CLIP', '--stride', '1'], '--stride needs --sliding'),
+        (['CLIP', '--sliding', '0'], '--sliding must be above 0 seconds, got 0'),
+        (['CLIP', '--batch-size', '0'], '--batch-size must be 1 or more'),
+        (['CLIP', '--labels', 'LABELS'], 'has 2 names for the 8 classes'),
+        (['CLIP', '--labels', 'none.txt'], 'none.txt'),
+        (['CLIP', '--config', 'nothing'], 'no config nothing'),
+        (['--cfg-options', 'CLIP'], 'expected KEY=VALUE'),
+        (['CLIP', '--checkpoint', 'none.pth'], 'none.pth'),
+        (
+            ['CLIP', '--config', 'mmaction::recognition_audio/resnet/tsn_r18_8xb320-64x1x1-100e_'
+             'kinetics400-audio-feature'],
+            'expected a recognizer of RGB video frames',
+        ),
+        (
+            ['CLIP', '--config', 'mmaction::recognition/slowonly/slowonly_r50_8xb16-16x4x1-256e_'
+             'kinetics400-flow'],
+            'optical flow: expected a recognizer of RGB video frames',
+        ),
+        (
+            ['CLIP', '--config', 'mmaction::skeleton/stgcn/stgcn_8xb16-joint-u100-80e_ntu60-xsub-'
+             'keypoint-2d'],
+            'expected a recognizer of RGB video frames',
+        ),
+    ],
+    ids=lambda value: value[-1][:40] if isinstance(value, list) else '',
+)  # fmt: skip
+def test_wrong_usage_is_said_before_the_work(arguments, message, command, clips, tmp_path, capsys):
+    (tmp_path / 'labels.txt').write_text('one\ntwo\n')
+    words = dict(CLIP=clips[0], OTHER=clips[1], LABELS=str(tmp_path / 'labels.txt'))
+    network = zip(command[:6:2], command[1:6:2], strict=True)
+    options = [word for pair in network if pair[0] not in arguments for word in pair]
+    with pytest.raises(SystemExit) as stopped:
+        predict.main([*(words.get(word, word) for word in arguments), *options])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_folders_are_searched_and_must_have_videos(tmp_path):
+    for name in ('b.MP4', 'a/c.webm', '.d.mp4.part', '.e.mp4', 'f.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_videos([tmp_path, tmp_path / 'b.MP4', tmp_path / 'f.txt']) == [
+        str(tmp_path / name) for name in ('a/c.webm', 'b.MP4', 'f.txt')
+    ]
+    (tmp_path / 'g').mkdir()
+    with pytest.raises(ValueError, match=r'no video in the folder .*g: expected names'):
+        find_videos([tmp_path / 'g'])
