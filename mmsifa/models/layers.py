@@ -119,9 +119,7 @@ class SIFA(BaseModule):
         return torch.cat(frames, dim=1).permute(0, 1, 4, 2, 3)
 
     def predict_offset(self, now: Tensor, following: Tensor) -> Tensor:
-        r"""Predict where to look from the motion saliency map.
-
-        .. math:: m_{t+1} = x_{t+1} \cdot (1 + \sigma(x_{t+1} - x_t))
+        """Predict where to look from the motion saliency map.
 
         Args:
             now: Frames t, (N, T, C, H, W).
@@ -133,9 +131,24 @@ class SIFA(BaseModule):
         n, t, _, h, w = now.shape
         if not self.deformable:
             return now.new_zeros(1).expand(n, t, 2 * self.kernel_size**2, h, w)
-        saliency = following * (1 + torch.sigmoid(following - now))
+        saliency = self.motion_saliency(now, following)
         offset = self.conv_offset(saliency.flatten(0, 1))
         return offset.unflatten(0, (n, t)).to(now.dtype)  # autocast may have narrowed it
+
+    @staticmethod
+    def motion_saliency(now: Tensor, following: Tensor) -> Tensor:
+        r"""Weigh the features of the next frame by how they changed.
+
+        .. math:: m_{t+1} = x_{t+1} \cdot (1 + \sigma(x_{t+1} - x_t))
+
+        Args:
+            now: Frames t, (N, T, C, H, W).
+            following: Frames t + 1, of the same shape.
+
+        Returns:
+            The motion saliency maps of frames t + 1, of the same shape.
+        """
+        return following * (1 + torch.sigmoid(following - now))
 
 
 class TemporalAttention(BaseModule):

@@ -5,7 +5,7 @@ import sys
 import torch
 from torch import Tensor
 
-from mmsifa.ops import torch_op
+from mmsifa.ops import reference, torch_op
 
 _MAX = sys.float_info.max
 
@@ -74,11 +74,64 @@ def inter_frame_attention(
     _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
     if not isinstance(backend, (str, type(None))):
         raise ValueError(f'backend must be a name or None, got {backend!r}')
-    if scale is None:
-        scale = num_heads / query.shape[2] if query.shape[2] else 1.0
+    scale = _scale(scale, query, num_heads)
     return torch_op.inter_frame_attention(
-        query, value, offset, kernel_size, dilation, num_heads, float(scale), softmax, backend
+        query, value, offset, kernel_size, dilation, num_heads, scale, softmax, backend
     )
+
+
+def inter_frame_attention_weights(
+    query: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    *,
+    kernel_size: int = 3,
+    dilation: int = 1,
+    num_heads: int = 1,
+    scale: float | None = None,
+    softmax: bool = False,
+) -> Tensor:
+    r"""Compute the attention weights :math:`w_k(p)` of :func:`inter_frame_attention`.
+
+    The op itself keeps none. This computes them in plain PyTorch, to be looked at, in more time and
+    memory than the op takes.
+
+    Args:
+        query: Frames t, (N, T, C, H, W), of any float dtype and any strides.
+        value: Frames t + 1, of the shape, dtype and device of ``query``.
+        offset: (N, T, 2*K*K, H, W), in pixels of the feature map.
+        kernel_size: K, odd. Defaults to 3.
+        dilation: Distance of neighbouring taps in pixels. Defaults to 1.
+        num_heads: Number of attention heads G; it divides C. Defaults to 1.
+        scale: Factor of the weights. Defaults to one over the channels of a head.
+        softmax: Whether the weights of a position's taps go through a softmax. Defaults to False.
+
+    Returns:
+        The weights (N, T, G, K*K, H, W), in float32 for inputs of half precision.
+
+    Raises:
+        ValueError: If an argument has a wrong type, shape, dtype, device or value.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.ops import inter_frame_attention_weights
+        >>> frames = torch.ones(1, 5, 4, 6, 6)  # one clip of 5 frames
+        >>> offset = torch.zeros(1, 4, 18, 6, 6)
+        >>> weights = inter_frame_attention_weights(frames[:, :-1], frames[:, 1:], offset)
+        >>> weights.shape
+        torch.Size([1, 4, 1, 9, 6, 6])
+        >>> weights[0, 0, 0, :, 0, 0].tolist()  # of the first pixel's neighbours 4 exist
+        [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    """
+    _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    scale = _scale(scale, query, num_heads)
+    return reference.weights(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+
+
+def _scale(scale: float | None, query: Tensor, num_heads: int) -> float:
+    if scale is None:
+        return num_heads / query.shape[2] if query.shape[2] else 1.0
+    return float(scale)
 
 
 def _check(

@@ -31,6 +31,25 @@ def forward(
     return _like(query, _weighted_sum(weights, samples))
 
 
+def weights(
+    query: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    kernel_size: int,
+    dilation: int,
+    num_heads: int,
+    scale: float,
+    softmax: bool,
+) -> Tensor:
+    """Compute :func:`mmsifa.ops.inter_frame_attention_weights`."""
+    q, v = _pixels_by_channels(query), _pixels_by_channels(value)
+    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
+    dots = _dots(q, [_sample(v, tap) for tap in taps], num_heads)
+    n, t, _, h, w = query.shape
+    per_tap = _attention(dots * scale, softmax).unflatten(1, (n, t, h, w))
+    return per_tap.permute(1, 2, 5, 0, 3, 4)  # (K*K, N, T, H, W, G) before
+
+
 def backward(
     d_out: Tensor,
     query: Tensor,

@@ -6,6 +6,7 @@ from mmsifa.engine.hooks.checkpoint import AtomicCheckpointHook
 from mmsifa.engine.hooks.invalid_loss import InvalidLossHook
 from mmsifa.engine.hooks.labels import CheckLabelsHook
 from mmsifa.engine.hooks.preemption import PreemptionHook
+from mmsifa.engine.hooks.visualization import SIFAVisualizationHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -14,4 +15,5 @@ __all__ = [
     'CheckLoadedCheckpointHook',
     'InvalidLossHook',
     'PreemptionHook',
+    'SIFAVisualizationHook',
 ]

@@ -1,0 +1,75 @@
+"""Show where the SIFA layers of a trained recognizer look in a video, as a page and a picture."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from mmsifa.apis import class_names, default_device, load_config, load_recognizer
+from mmsifa.checkpoint import CheckpointError
+from mmsifa.inspection import inspect_video
+from mmsifa.inspection.capture import sifa_layers
+from mmsifa.inspection.figure import write_summary
+from mmsifa.inspection.page import write_page
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write index.html and summary.png of the video that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add('video', type=Path, help='video file')
+    add('--config', required=True, help='a file, sifa_r50_k400, PACKAGE::CONFIG')
+    add('--checkpoint', required=True, help='its weights, a file or URL')
+    add('--out', required=True, type=Path, help='folder for index.html and summary.png')
+    add('--labels', type=Path, help='class names, one a line; default: those of the data set')
+    add('--device', default=default_device(), help='torch device (%(default)s)')
+    add(
+        '--start',
+        type=float,
+        metavar='SECONDS',
+        help='where the clip starts; default: the clip in the middle of the video',
+    )
+    add('--layer', help='name of the layer in summary.png; default: the one with the finest map')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='what to change in the config, KEY=VALUE',
+    )
+    args = parser.parse_args(argv)
+    if not args.video.is_file():
+        parser.error(f'no such file: {args.video}')
+    folder = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        parser.error(f'--out {args.out} cannot be made: {folder} is no folder to write to')
+    try:
+        device = torch.device(args.device)
+        config = load_config(args.config, args.cfg_options)
+        names, _ = class_names(config, args.labels)
+        model = load_recognizer(config, args.checkpoint, device)
+        layers = sifa_layers(model)
+        if args.layer not in (None, *layers):
+            raise ValueError(f'there is no layer {args.layer}; there are {", ".join(layers)}')
+        inspection = inspect_video(model, args.video, args.start, names, args.checkpoint)
+    except (ValueError, RuntimeError, CheckpointError, OSError) as error:
+        parser.error(str(error))
+    page, picture = args.out / 'index.html', args.out / 'summary.png'
+    try:
+        write_page(inspection, page)
+        write_summary(inspection, picture, args.layer)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    for name, score in inspection.scores:
+        print(f'{100 * score:5.1f} %  {name}')
+    for layer in inspection.layers:
+        pairs, _, _, height, width = layer.offset.shape
+        print(f'{layer.name}: {height} x {width}, {pairs} pairs of frames')
+    for path in (page, picture):
+        print(f'{path}: {path.stat().st_size / 2**20:.2f} MiB')
+
+
+if __name__ == '__main__':
+    main()
