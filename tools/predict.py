@@ -158,7 +158,8 @@ def predict(
         *(TimeRemainingColumn(), TextColumn('left')),
     ]
     code = 0
-    with Progress(*columns, console=console, transient=True) as progress:
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         files = progress.add_task('Videos', total=len(args.videos))
         part = progress.add_task('Windows', visible=False)
 
