@@ -20,11 +20,7 @@ from mmsifa.apis.video_reader import (
     video_samples,
 )
 from mmsifa.datasets import UnreadableVideoError
-
-VIDEO_SUFFIXES = (
-    *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
-    *('.ogv', '.ts', '.webm', '.wmv'),
-)
+from mmsifa.datasets.class_folders import VIDEO_SUFFIXES
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from .annotations import AnnotationError, annotation_lines, read_annotations
 from .checked import CheckedRawframeDataset, CheckedVideoDataset, UnreadableVideoError
+from .class_folders import ClassFolders, split_class_folders, write_lists
 from .fault_tolerant import FaultTolerantVideoDataset
 from .transforms import ClipGaussianBlur, ClipGrayscale, ClipRandAugment
 
@@ -9,6 +10,7 @@ __all__ = [
     'AnnotationError',
     'CheckedRawframeDataset',
     'CheckedVideoDataset',
+    'ClassFolders',
     'ClipGaussianBlur',
     'ClipGrayscale',
     'ClipRandAugment',
@@ -16,4 +18,6 @@ __all__ = [
     'UnreadableVideoError',
     'annotation_lines',
     'read_annotations',
+    'split_class_folders',
+    'write_lists',
 ]

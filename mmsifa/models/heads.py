@@ -1,5 +1,7 @@
 """The two-path classification head of SIFA-Net."""
 
+import math
+
 import torch
 from mmaction.models.heads import BaseHead
 from mmaction.registry import MODELS
@@ -90,7 +92,17 @@ class SIFAHead(BaseHead):
 
     def predict_by_feat(self, cls_scores: tuple[Tensor, Tensor], data_samples: list) -> list:
         """Score the samples by the mean of both softmaxes."""
+        return super().predict_by_feat(self.join_paths(cls_scores), data_samples)
+
+    def join_paths(self, cls_scores: tuple[Tensor, Tensor]) -> Tensor:
+        """Make logits of one path, whose softmax is the mean of both paths' softmaxes.
+
+        Args:
+            cls_scores: The logits of both paths, each (N, num_classes).
+
+        Returns:
+            The logarithm of the mean, (N, num_classes).
+        """
         paths = torch.stack(cls_scores).log_softmax(dim=-1)
         # The softmax of this logarithm, which average_clips='prob' takes, is the mean itself.
-        log_mean = paths.logsumexp(dim=0) - torch.tensor(2.0).log()
-        return super().predict_by_feat(log_mean, data_samples)
+        return paths.logsumexp(dim=0) - math.log(2)

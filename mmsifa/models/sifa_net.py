@@ -315,7 +315,9 @@ class SIFANet(BaseModule):
                 outs.append(x)
         if self.dual_path:
             # An odd last frame is kept, so that a clip of one tubelet has a dual path too.
-            slow = F.max_pool3d(before, (2, 1, 1), ceil_mode=True)
+            # In 2D, whose compilers keep channels last in memory.
+            slow = F.max_pool2d(before.flatten(3), (2, 1), ceil_mode=True)
+            slow = slow.unflatten(3, before.shape[3:])
             outs.append(self.layer4_dual(slow))
         return outs[0] if len(outs) == 1 else tuple(outs)
 

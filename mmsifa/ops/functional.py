@@ -28,7 +28,7 @@ def inter_frame_attention(
     :math:`K` the side of the window, tap :math:`k = k_y K + k_x` of position :math:`p` computes
 
     .. math::
-        s_k(p) &= v\big(p + \text{dilation} \cdot ((k_y, k_x) - \tfrac{K-1}{2}) + o_k(p)\big) \\
+        s_k(p) &= v\left(p + \text{dilation} \cdot ((k_y, k_x) - \tfrac{K-1}{2}) + o_k(p)\right) \\
         w_k(p) &= \text{scale} \cdot \langle q(p), s_k(p) \rangle \quad \text{per head} \\
         \text{out}(p) &= \sum_k w_k(p) \, s_k(p)
 

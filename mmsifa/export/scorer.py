@@ -1,0 +1,80 @@
+"""A recognizer as one function of tensors: clips in, scores of classes out."""
+
+from mmaction.models import BaseHead, Recognizer2D, Recognizer3D
+from torch import Tensor, nn
+
+from mmsifa.export.preprocess import Preprocess
+from mmsifa.models import SIFAHead
+
+
+def unsupported_reason(recognizer: nn.Module) -> str | None:
+    """Return why a recognizer cannot be exported, if so.
+
+    Example:
+        >>> unsupported_reason(nn.Identity())
+        'only Recognizer2D and Recognizer3D can be exported, not Identity'
+    """
+    if not isinstance(recognizer, (Recognizer2D, Recognizer3D)):
+        name = type(recognizer).__name__
+        return f'only Recognizer2D and Recognizer3D can be exported, not {name}'
+    if not recognizer.with_cls_head:
+        return 'a recognizer without a cls_head has no scores to export'
+    head = type(recognizer.cls_head)
+    predicts_alike = head.predict_by_feat in (BaseHead.predict_by_feat, SIFAHead.predict_by_feat)
+    if not predicts_alike or head.average_clip is not BaseHead.average_clip:
+        return f'the head {head.__name__} makes its predictions in a way that cannot be exported'
+    return None
+
+
+class Scorer(nn.Module):
+    """Score videos as a recognizer does in a test: backbone, neck, head, mean over the views.
+
+    Args:
+        recognizer: A ``Recognizer2D`` or ``Recognizer3D`` in test mode. Its setting
+            ``max_testing_views``, by which a test takes less memory, is taken away.
+        preprocess: What comes before it. Defaults to None.
+
+    Raises:
+        ValueError: If such a recognizer is not supported.
+
+    Example:
+        >>> import torch
+        >>> from mmaction.registry import MODELS
+        >>> backbone = dict(type='SIFANet', stage_blocks=(1, 2, 2, 2), base_channels=8)
+        >>> head = dict(type='SIFAHead', num_classes=5, in_channels=256, average_clips='prob')
+        >>> model = MODELS.build(dict(type='Recognizer3D', backbone=backbone, cls_head=head))
+        >>> scores = Scorer(model.eval())(torch.rand(2, 3, 3, 8, 32, 32))  # 2 videos, 3 views
+        >>> scores.shape, scores.sum(dim=1)
+        (torch.Size([2, 5]), tensor([1.0000, 1.0000], grad_fn=<SumBackward1>))
+    """
+
+    def __init__(self, recognizer: nn.Module, preprocess: Preprocess | None = None) -> None:
+        super().__init__()
+        reason = unsupported_reason(recognizer)
+        if reason:
+            raise ValueError(reason)
+        self.recognizer = recognizer
+        self.preprocess = preprocess
+        if recognizer.test_cfg is not None:
+            recognizer.test_cfg = {**recognizer.test_cfg, 'max_testing_views': False}
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Score videos.
+
+        Args:
+            clips: Views of videos (N, V, 3, T, H, W), normalized; with ``preprocess`` what that
+                takes.
+
+        Returns:
+            Scores (N, classes); without an average in the head (N, V, classes).
+        """
+        if self.preprocess is not None:
+            clips = self.preprocess(clips)
+        if isinstance(self.recognizer, Recognizer2D):
+            clips = clips.transpose(2, 3).flatten(1, 2)  # (N, V*T, 3, H, W)
+        head = self.recognizer.cls_head
+        features, options = self.recognizer.extract_feat(clips.contiguous(), test_mode=True)
+        logits = head(features, **options)
+        if isinstance(head, SIFAHead):
+            logits = head.join_paths(logits)
+        return head.average_clip(logits, num_segs=logits.shape[0] // clips.shape[0])
