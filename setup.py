@@ -71,7 +71,8 @@ def cpu_extension():
             # Sums may be taken in any order, or they would not vectorize; NaN and infinity stay.
             # OpenMP itself comes with PyTorch, so it is compiled for and not linked.
             else [
-                *('-O3', '-g0', '-fopenmp' if linux else '-fopenmp-simd'),
+                *(() if '-O' in os.environ.get('CXXFLAGS', '') else ('-O3',)),
+                *('-g0', '-fopenmp' if linux else '-fopenmp-simd'),
                 *('-fassociative-math', '-fno-signed-zeros', '-fno-trapping-math'),
                 '-fno-math-errno',
             ]

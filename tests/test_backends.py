@@ -96,7 +96,7 @@ def all_pairs(cost, most, seed=0):
     while missing:
         pair = min(missing, key=str)
         tries = [random_case(dict(pair)) for _ in range(30)]
-        cases.append(max(tries, key=lambda case: len(pairs_of(case) & missing)))
+        cases.append(max(tries, key=lambda case: (len(pairs_of(case) & missing), -cost(case))))
         missing -= pairs_of(cases[-1])
     return cases
 

@@ -100,14 +100,6 @@ def test_amp_trains_on_any_device(tmp_path, run, options):
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
-def test_get_flops_and_print_config(run):
-    shape = ['--shape', 1, 3, 16, 64, 64]
-    text = run('mim', 'run', 'mmaction', 'get_flops', CONFIG, *shape).stdout
-    assert re.search(r'Flops: [1-9][\d.]*[MG]\nParams: [1-9][\d.]*M', text)
-    text = run('mim', 'run', 'mmaction', 'print_config', 'configs/sifa_r50_k400.py').stdout
-    assert "type='SIFANet'" in text
-
-
 def test_learning_curve_needs_a_run(trained, tmp_path, run):
     run('python', 'tools/plot_learning_curve.py', trained, '--out', tmp_path / 'curve.png')
     assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')

@@ -26,7 +26,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mmsifa.apis import (
-    UnreadableError,
     VideoResult,
     annotate_video,
     class_names,
@@ -43,6 +42,7 @@ from mmsifa.apis import (
 from mmsifa.apis.annotation import unsupported_reason
 from mmsifa.apis.timeline import best_runs, clock
 from mmsifa.checkpoint import CheckpointError
+from mmsifa.datasets import UnreadableVideoError
 
 OUTPUTS = ('.csv', '.jsonl', '.mp4', '.png')
 
@@ -254,7 +254,7 @@ def draw(
                         names,
                         lambda done, total: show_part(progress, part, 'Frames', done, total),
                     )
-                except UnreadableError as error:
+                except UnreadableVideoError as error:
                     result.failures.append(f'{path} was not written: {error}')
                     progress.console.print(f'{result.failures[-1]}', style='red', markup=False)
 

@@ -12,7 +12,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 sanitizers="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
 echo "Building the extension with $sanitizers"
-CC=gcc CXX=g++ CXXFLAGS="$sanitizers -fno-omit-frame-pointer" LDFLAGS="$sanitizers" \
+CC=gcc CXX=g++ CXXFLAGS="-O1 $sanitizers -fno-omit-frame-pointer" LDFLAGS="$sanitizers" \
     python setup.py --quiet build_ext --build-lib "$folder" --build-temp "$folder/objects"
 
 # Python itself is not instrumented, so the sanitizer comes first by hand; it keeps memory on exit.

@@ -6,11 +6,10 @@ from mmsifa.apis.prediction import Prediction, VideoResult, find_videos, predict
 from mmsifa.apis.prediction_files import write_csv, write_jsonl
 from mmsifa.apis.recognizer import default_device, load_config, load_recognizer
 from mmsifa.apis.timeline import draw_timeline
-from mmsifa.apis.video_reader import UnreadableError, Window, sliding_windows, video_pipeline
+from mmsifa.apis.video_reader import Window, sliding_windows, video_pipeline
 
 __all__ = [
     'Prediction',
-    'UnreadableError',
     'VideoResult',
     'Window',
     'annotate_video',

@@ -38,7 +38,8 @@ def annotate_video(
         on_frames: Called with the number of frames written and of all. Defaults to None.
 
     Raises:
-        UnreadableError: If the video fails to decode between the frames that the model has seen.
+        UnreadableVideoError: If the video fails to decode between the frames that the model
+            has seen.
     """
     path = Path(path)
     captions = [

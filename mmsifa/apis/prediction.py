@@ -14,12 +14,12 @@ from mmengine.runner import autocast
 from torch import Tensor, nn
 
 from mmsifa.apis.video_reader import (
-    UnreadableError,
     Window,
     Worker,
     video_pipeline,
     video_samples,
 )
+from mmsifa.datasets import UnreadableVideoError
 from mmsifa.datasets.class_folders import VIDEO_SUFFIXES
 
 
@@ -185,11 +185,11 @@ def _read_ahead(
                 result.windows = len(remaining)
                 for item in items:
                     window = remaining.pop(0)
-                    if isinstance(item, UnreadableError):
+                    if isinstance(item, UnreadableVideoError):
                         result.failures.append(str(item))
                     else:
                         yield result, window, item
-            except UnreadableError as error:
+            except UnreadableVideoError as error:
                 result.failures += [str(error)] * max(1, len(remaining))
             worker.close()
             running.popleft()

@@ -17,6 +17,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import Compose
 
+from mmsifa.datasets import UnreadableVideoError
 from mmsifa.datasets.checked import reason_of
 
 VIDEO_DECODERS = ('DecordDecode', 'PyAVDecode', 'OpenCVDecode', 'PIMSDecode')
@@ -30,10 +31,6 @@ class Window(NamedTuple):
     last: int
     start: float
     end: float
-
-
-class UnreadableError(RuntimeError):
-    """A video cannot be opened or decoded; the message is the reason."""
 
 
 def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], str | None]:
@@ -116,7 +113,7 @@ class Worker:
         *args: Its arguments.
 
     Raises:
-        UnreadableError: When it is iterated and the generator raised something, the process
+        UnreadableVideoError: When it is iterated and the generator raised something, the process
             crashed or is silent for 300 seconds.
     """
 
@@ -135,13 +132,13 @@ class Worker:
                 self._process.join()
                 code = self._process.exitcode or 0
                 cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
-                raise UnreadableError(f'it crashes the decoder ({cause})') from None
+                raise UnreadableVideoError(f'it crashes the decoder ({cause})') from None
             if done and item is None:
                 return
             if done:
                 raise item
             yield item
-        raise UnreadableError(f'the decoder gave nothing for {TIMEOUT} seconds')
+        raise UnreadableVideoError(f'the decoder gave nothing for {TIMEOUT} seconds')
 
     def close(self) -> None:
         """End the process."""
@@ -163,7 +160,11 @@ def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
         for item in target(*args):
             end.send_bytes(pickle.dumps((False, item)))
     except Exception as raised:
-        error = raised if isinstance(raised, UnreadableError) else UnreadableError(_reason(raised))
+        error = (
+            raised
+            if isinstance(raised, UnreadableVideoError)
+            else UnreadableVideoError(_reason(raised))
+        )
     end.send_bytes(pickle.dumps((True, error)))
 
 
@@ -189,13 +190,13 @@ def video_samples(
 
     Yields:
         The list of windows, then for each what the pipeline makes of its frames, or an
-        :class:`UnreadableError`.
+        :class:`UnreadableVideoError`.
 
     Raises:
-        UnreadableError: If the video cannot be opened.
+        UnreadableVideoError: If the video cannot be opened.
     """
     if not os.path.getsize(video):
-        raise UnreadableError('the file is empty')
+        raise UnreadableVideoError('the file is empty')
     names = [type(step).__name__ for step in pipeline.transforms]
     opened = next(i for i, name in enumerate(names) if name.endswith('Init')) + 1
     info = dict(filename=video, label=-1, start_index=0, modality='RGB')
@@ -203,7 +204,7 @@ def video_samples(
     if sliding is None:
         info = Compose(pipeline.transforms[:opened])(info)
         if not info['total_frames']:
-            raise UnreadableError('it has no frames')
+            raise UnreadableVideoError('it has no frames')
         yield [None]
         yield rest(info)
         return
@@ -224,4 +225,4 @@ def video_samples(
                 )
             )
         except Exception as error:
-            yield UnreadableError(_reason(error))
+            yield UnreadableVideoError(_reason(error))

@@ -21,7 +21,7 @@ _PLACE = re.compile(r'\[\d\d:\d\d:\d\d\] \S+:\d+: (Check failed: .*? vs\. .*?\) 
 
 
 class UnreadableVideoError(RuntimeError):
-    """A video cannot be opened or decoded; the message names it and the reason."""
+    """A video cannot be opened or decoded; the message says why."""
 
 
 def reason_of(step: str, error: Exception) -> str:

@@ -1,6 +1,7 @@
 // The kernels on PyTorch tensors and threads: the Python module mmsifa.ops._cpu.
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
