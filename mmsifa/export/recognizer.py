@@ -223,7 +223,7 @@ class Exporter:
     def _trace(self) -> torch.export.ExportedProgram:
         frames = self.sampler.num_frames
         if self.dynamic_frames:
-            frames = max(frames, 2 * self._tubelet)
+            frames = 6 * self._tubelet  # with 1 anywhere the trace would be of that length alone
         length = self._tubelet * Dim('tubelets', min=2) if self.dynamic_frames else None
         dims: dict[int, Any] = {0: Dim('videos'), 1: Dim('views')}
         if self.scorer.preprocess:
