@@ -119,9 +119,9 @@ def write_lists(
         'label_map.txt': ''.join(f'{name}\n' for name in split.classes),
     }
     for name, text in files.items():
-        path = Path(out, name)
-        if not overwrite and path.exists() and path.read_bytes() != text.encode():
-            raise FileExistsError(f'{path} is there with another content: it stays as it is')
+        file = Path(out, name)
+        if not overwrite and file.exists() and file.read_bytes() != text.encode():
+            raise FileExistsError(f'{file} is there with another content: it stays as it is')
     for name, text in files.items():
         write_atomically(Path(out, name), text)
 

@@ -10,7 +10,7 @@ import torch
 from mmaction.models import Recognizer2D
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsifa.export.preprocess import frame_steps
 
@@ -42,7 +42,7 @@ class Sampler:
         ValueError: If the test pipeline makes no clips of RGB frames.
     """
 
-    def __init__(self, recognizer: nn.Module, frame_factor: int = 1) -> None:
+    def __init__(self, recognizer: Any, frame_factor: int = 1) -> None:
         self.recognizer = recognizer
         config: Config = recognizer.cfg
         self.pipeline = deepcopy(list(config.test_pipeline))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,28 +18,44 @@ OUTPUT = 'scores'
 _MAX_PROTOBUF = 2**31
 
 
+class Format(Protocol):
+    """A kind of file."""
+
+    name: str
+    suffix: str
+
+    def unavailable_reason(self) -> str | None:
+        """Return what is missing to write and check such a file, if anything."""
+        ...
+
+    def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+        """Write a program and text about it into one file."""
+
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
+        """Return what runs the file."""
+        ...
+
+
 class ONNX:
     """An ONNX file, whose operators are all standard ones."""
 
     name = 'onnxruntime'
     suffix = '.onnx'
 
-    @staticmethod
-    def unavailable_reason() -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Return what is missing to write and check such a file, if anything."""
         missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not find_spec(name)]
         if missing:
             return f'an ONNX file needs packages: pip install {" ".join(missing)}'
         return None
 
-    @staticmethod
-    def write(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
         """Write a program and text about it into one file."""
         # It says that torchvision, which nothing here needs, is not installed.
         logging.getLogger('torch.onnx._internal.exporter._registration').setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            exported = torch.onnx.export(
+            exported: Any = torch.onnx.export(
                 program.run_decompositions(DECOMPOSITIONS),
                 (),
                 dynamo=True,
@@ -53,8 +70,7 @@ class ONNX:
             raise ValueError('the network does not fit into an ONNX file, which holds up to 2 GiB')
         path.write_bytes(model.SerializeToString())
 
-    @staticmethod
-    def load(path: Path) -> Callable[[Tensor], Tensor]:
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
         """Return what runs the file, on the CPU with as many threads as PyTorch."""
         import onnxruntime
 
@@ -73,8 +89,7 @@ class AOTInductor:
     name = 'AOTInductor'
     suffix = '.pt2'
 
-    @staticmethod
-    def unavailable_reason() -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Return what is missing to write and check such a file, if anything."""
         from torch._inductor import config
         from torch._inductor.cpp_builder import get_cpp_compiler
@@ -88,8 +103,7 @@ class AOTInductor:
             return 'an AOTInductor package needs a C++ compiler: apt-get install g++, or set CXX'
         return None
 
-    @staticmethod
-    def write(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
         """Compile a program; write it and text about it into one file."""
         torch._inductor.aoti_compile_and_package(
             program.run_decompositions(DECOMPOSITIONS),
@@ -97,10 +111,10 @@ class AOTInductor:
             inductor_configs={'aot_inductor.metadata': metadata},
         )
 
-    @staticmethod
-    def load(path: Path) -> Callable[[Tensor], Tensor]:
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
         """Return what runs the file, on the device that it was made for."""
-        return torch._inductor.aoti_load_package(str(path))
+        run = torch._inductor.aoti_load_package(str(path))
+        return lambda x: run(x.contiguous())  # compiled code takes the traced strides for granted
 
 
-FORMATS = {'onnx': ONNX, 'pt2': AOTInductor}
+FORMATS: dict[str, Format] = {'onnx': ONNX(), 'pt2': AOTInductor()}

@@ -68,6 +68,9 @@ class Preprocess(nn.Module):
         torch.Size([1, 6, 3, 16, 256, 256])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, pipeline: Sequence[dict], data_preprocessor: ActionDataPreprocessor) -> None:
         super().__init__()
         steps = frame_steps(pipeline)
@@ -111,7 +114,9 @@ class Preprocess(nn.Module):
         """
         crops = frames[:, None]
         if self.size:
-            crops = torch.stack([self._crop(frames, *place) for place in self._places()], dim=1)
+            crops = torch.stack(
+                [self._crop(frames, self.size, *place) for place in self._places()], dim=1
+            )
         clips = crops.flatten(1, 2).float()
         if self.to_bgr:
             clips = clips.flip(-1)
@@ -123,7 +128,7 @@ class Preprocess(nn.Module):
         """Return where crops are: their offsets over half of the room on each side."""
         return [(1, 1)] if self.num_crops == 1 else [(0, 0), (2, 2), (1, 1)]
 
-    def _crop(self, frames: Tensor, place_y: int, place_x: int) -> Tensor:
+    def _crop(self, frames: Tensor, crop: tuple[int, int], place_y: int, place_x: int) -> Tensor:
         old = [
             torch.full((), side, dtype=torch.float64, device=frames.device)
             for side in frames.shape[3:5]
@@ -131,7 +136,7 @@ class Preprocess(nn.Module):
         new = self._resized(*old)
         y, x = (
             torch.arange(size, device=frames.device) + place * ((side - size) / 2).floor()
-            for size, side, place in zip(self.size, new, (place_y, place_x), strict=True)
+            for size, side, place in zip(crop, new, (place_y, place_x), strict=True)
         )
         if not self.resize:
             return frames.index_select(3, y.long()).index_select(4, x.long())

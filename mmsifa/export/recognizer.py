@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmaction.models import Recognizer2D, SwinTransformer3D
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmsifa
 from mmsifa.atomic_write import write_atomically
@@ -76,7 +77,7 @@ class Exporter:
 
     def __init__(
         self,
-        recognizer: nn.Module,
+        recognizer: Any,
         file_format: str = 'onnx',
         with_preprocess: bool = False,
         dynamic_frames: bool = False,
@@ -118,7 +119,7 @@ class Exporter:
         backbone = self.scorer.recognizer.backbone
         return getattr(backbone, 'tubelet_size', 1)
 
-    def _check_dynamic_frames(self, recognizer: nn.Module) -> None:
+    def _check_dynamic_frames(self, recognizer: Any) -> None:
         name = type(recognizer.backbone).__name__
         if isinstance(recognizer, Recognizer2D):
             raise ValueError(
@@ -140,7 +141,7 @@ class Exporter:
                 f'it failed: {error}'
             ) from error
 
-    def _describe(self, recognizer: nn.Module) -> dict[str, str]:
+    def _describe(self, recognizer: Any) -> dict[str, str]:
         """Return what somebody who has only the file needs to know."""
         frames = self.sampler.num_frames
         num_frames = f'{self._tubelet}*tubelets' if self.dynamic_frames else str(frames)
@@ -237,7 +238,8 @@ class Exporter:
             dims[3] = length
         dims = {axis: dim for axis, dim in dims.items() if dim is not None}
         try:
-            with torch.no_grad():
+            # Of the fused kinds of attention the layout of memory would be traced as well.
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
                 return torch.export.export(
                     self.scorer, (example.to(self.device),), dynamic_shapes=(dims,), strict=False
                 )
@@ -277,8 +279,9 @@ class Exporter:
         clip = self._input(self.sampler.sample(self.frames[0][:1]))[:, :1]
         taken: list[list[float]] = [[], []]
         with torch.no_grad():
+            functions: list[Callable[[Tensor], Tensor]] = [self.scorer, run]
             for _ in range(ROUNDS + 1):
-                for function, times in zip((self.scorer, run), taken, strict=True):
+                for function, times in zip(functions, taken, strict=True):
                     start = time.perf_counter()
                     function(clip).cpu()
                     times.append(1000 * (time.perf_counter() - start))

@@ -1,5 +1,7 @@
 """A recognizer as one function of tensors: clips in, scores of classes out."""
 
+from typing import Any
+
 from mmaction.models import BaseHead, Recognizer2D, Recognizer3D
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ class Scorer(nn.Module):
         (torch.Size([2, 5]), tensor([1.0000, 1.0000], grad_fn=<SumBackward1>))
     """
 
-    def __init__(self, recognizer: nn.Module, preprocess: Preprocess | None = None) -> None:
+    def __init__(self, recognizer: Any, preprocess: Preprocess | None = None) -> None:
         super().__init__()
         reason = unsupported_reason(recognizer)
         if reason:
