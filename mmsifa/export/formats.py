@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmsifa.export.decomposition import DECOMPOSITIONS
 
@@ -53,7 +54,7 @@ class ONNX:
         """Write a program and text about it into one file."""
         # It says that torchvision, which nothing here needs, is not installed.
         logging.getLogger('torch.onnx._internal.exporter._registration').setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter('ignore')
             exported: Any = torch.onnx.export(
                 program.run_decompositions(DECOMPOSITIONS),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmaction.models import Recognizer2D, SwinTransformer3D
+from mmaction.models.backbones.swin import compute_mask
 from torch import Tensor
 from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -246,6 +247,8 @@ class Exporter:
         except Exception as error:
             name = type(self.scorer.recognizer.backbone).__name__
             raise ExportError(f'torch.export cannot trace {name}: {_first_line(error)}') from error
+        finally:
+            compute_mask.cache_clear()  # it keeps what was traced, which is no mask to compute with
 
     def _checks(self) -> list[tuple[str, Sample]]:
         """Return the samples to compare on; none has the traced numbers of videos and views."""
