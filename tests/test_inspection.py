@@ -397,7 +397,7 @@ def test_the_tool_writes_a_page_and_a_picture(tiny, video, tmp_path, run):
         *('--checkpoint', weights, '--out', out, '--device', 'cpu', '--start', '0.1'),
     )
     assert f'{out / "index.html"}: ' in done.stdout
-    assert 'backbone.layer2.1.sifa: 8 x 8, 3 pairs of frames' in done.stdout
+    assert 'backbone.layer2.1.sifa: 8 x 8, pairs of frames: 3' in done.stdout
     assert sorted(path.name for path in out.iterdir()) == ['index.html', 'summary.png']
     assert (out / 'index.html').read_text().startswith('<!doctype html>')
     assert cv2.imread(str(out / 'summary.png')).shape[1] == 7.2 * 300

@@ -343,7 +343,7 @@ def test_names_beside_the_annotation_list_are_taken(motion_data):
         (['CLIP', '--out', 'o.png'], 'a timeline, needs --sliding'),
         (['CLIP', 'OTHER', '--out', 'o.mp4'], 'o.mp4 is of one video, got 2 videos'),
         (['CLIP', '--out', 'CLIP'], 'is one of the videos to read'),
-        (['CLIP', '--out', '/dev/null/o.csv'], 'is no folder to write to'),
+        (['CLIP', '--out', '/dev/null/o.csv'], 'o.csv cannot be written'),
         (['CLIP', '--stride', '1'], '--stride needs --sliding'),
         (['CLIP', '--sliding', '0'], '--sliding must be above 0 seconds, got 0'),
         (['CLIP', '--batch-size', '0'], '--batch-size must be 1 or more'),
@@ -352,6 +352,17 @@ def test_names_beside_the_annotation_list_are_taken(motion_data):
         (['CLIP', '--config', 'nothing'], 'no config nothing'),
         (['--cfg-options', 'CLIP'], 'expected KEY=VALUE'),
         (['CLIP', '--checkpoint', 'none.pth'], 'none.pth'),
+        (['CLIP', '--device', 'tpu9'], 'PyTorch cannot use tpu9 here'),
+        (['CLIP', '--cfg-options', 'model.backbone.foo=1'], 'of the config cannot be built'),
+        (
+            ['CLIP', '--cfg-options', 'model.cls_head.average_clips=score'],
+            "average_clips='score' are no probabilities",
+        ),
+        (
+            ['CLIP', '--config', 'mmaction::detection/slowonly/slowonly_kinetics400-pretrained-r50_'
+             '8xb16-4x16x1-20e_ava21-rgb'],
+            'without a cls_head: expected a recognizer',
+        ),
         (
             ['CLIP', '--config', 'mmaction::recognition_audio/resnet/tsn_r18_8xb320-64x1x1-100e_'
              'kinetics400-audio-feature'],
@@ -391,3 +402,19 @@ def test_folders_are_searched_and_must_have_videos(tmp_path):
     (tmp_path / 'g').mkdir()
     with pytest.raises(ValueError, match=r'no video in the folder .*g: expected names'):
         find_videos([tmp_path / 'g'])
+
+
+def test_a_table_that_cannot_be_written_costs_no_other(
+    command, clips, tmp_path, capsys, monkeypatch
+):
+    """As on a disk that is full when the work is done."""
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(predict, 'write_csv', full)
+    outputs = [tmp_path / 'new' / name for name in ('o.csv', 'o.jsonl')]
+    options = [word for path in outputs for word in ('--out', str(path))]
+    assert predict.main([clips[0], *command, *options]) == 1
+    assert 'o.csv was not written: [Errno 28] No space left' in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['o.jsonl']

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
 from mmsifa.apis import load_config, load_recognizer
+from mmsifa.apis.command_line import ConfigOptions, torch_device
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.export import Exporter, ExportError, check_writable
 
@@ -46,22 +46,25 @@ def main(argv: list[str] | None = None) -> None:
         help='largest difference of scores, as a share of the largest score (default: %(default)s)',
     )
     parser.add_argument(
-        '--device', default='cpu', help='where a pt2 package shall run (default: %(default)s)'
+        '--device',
+        type=torch_device,
+        default='cpu',
+        help='where a pt2 package shall run (default: %(default)s)',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='changes of the config: key=value'
+        '--cfg-options', nargs='+', action=ConfigOptions, help='changes of the config: key=value'
     )
     args = parser.parse_args(argv)
     console = Console()
     missing = [str(path) for path in (*args.video, args.labels) if path and not Path(path).exists()]
     if missing:
         parser.error(f'no such file: {", ".join(missing)}')
-    if args.format == 'onnx' and args.device != 'cpu':
+    if args.format == 'onnx' and args.device.type != 'cpu':
         parser.error('an ONNX file is for no device: --device is for --format pt2')
     try:
         check_writable(args.out, f'.{args.format}')
         model = load_recognizer(
-            load_config(args.config, args.cfg_options), args.checkpoint, torch.device(args.device)
+            load_config(args.config, args.cfg_options), args.checkpoint, args.device
         )
         exporter = Exporter(
             model,

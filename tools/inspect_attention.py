@@ -5,10 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-from mmengine.config import DictAction
-
-from mmsifa.apis import class_names, default_device, load_config, load_recognizer
+from mmsifa.apis import (
+    class_names,
+    default_device,
+    load_config,
+    load_recognizer,
+    video_pipeline,
+)
+from mmsifa.apis.command_line import ConfigOptions, torch_device
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.inspection import inspect_video
 from mmsifa.inspection.capture import sifa_layers
@@ -25,7 +29,12 @@ def main(argv: list[str] | None = None) -> None:
     add('--checkpoint', required=True, help='its weights, a file or URL')
     add('--out', required=True, type=Path, help='folder for index.html and summary.png')
     add('--labels', type=Path, help='class names, one a line; default: those of the data set')
-    add('--device', default=default_device(), help='torch device (%(default)s)')
+    add(
+        '--device',
+        type=torch_device,
+        default=default_device(),
+        help='torch device (%(default)s)',
+    )
     add(
         '--start',
         type=float,
@@ -36,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         help='what to change in the config, KEY=VALUE',
     )
     args = parser.parse_args(argv)
@@ -46,10 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         parser.error(f'--out {args.out} cannot be made: {folder} is no folder to write to')
     try:
-        device = torch.device(args.device)
         config = load_config(args.config, args.cfg_options)
+        video_pipeline(config)  # refuses what takes no videos
         names, _ = class_names(config, args.labels)
-        model = load_recognizer(config, args.checkpoint, device)
+        model = load_recognizer(config, args.checkpoint, args.device)
         layers = sifa_layers(model)
         if args.layer not in (None, *layers):
             raise ValueError(f'there is no layer {args.layer}; there are {", ".join(layers)}')
@@ -66,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f'{100 * score:5.1f} %  {name}')
     for layer in inspection.layers:
         pairs, _, _, height, width = layer.offset.shape
-        print(f'{layer.name}: {height} x {width}, {pairs} pairs of frames')
+        print(f'{layer.name}: {height} x {width}, pairs of frames: {pairs}')
     for path in (page, picture):
         print(f'{path}: {path.stat().st_size / 2**20:.2f} MiB')
 

@@ -2,8 +2,8 @@
 
 Each video is scored as in testing, with the clips and crops of the config, or with --sliding each
 window of it. Exit code 0 says that all videos were read, 1 that some were not or not all of them,
-2 that the arguments are wrong, 3 that the model ran out of memory, 130 that it was interrupted;
-with 1, 3 and 130 what was predicted is written all the same.
+or an output was not written, 2 that the arguments are wrong, 3 that the model ran out of memory,
+130 that it was interrupted; with 1, 3 and 130 what was predicted is written all the same.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -40,21 +40,12 @@ from mmsifa.apis import (
     write_jsonl,
 )
 from mmsifa.apis.annotation import unsupported_reason
+from mmsifa.apis.command_line import ConfigOptions, torch_device
 from mmsifa.apis.timeline import best_runs, clock
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.datasets import UnreadableVideoError
 
 OUTPUTS = ('.csv', '.jsonl', '.mp4', '.png')
-
-
-class Options(DictAction):
-    """MMEngine's KEY=VALUE pairs, with an error in words."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        """Take the pairs."""
-        if wrong := [pair for pair in values if '=' not in pair]:
-            parser.error(f'{option_string}: expected KEY=VALUE, got {wrong[0]}; videos come before')
-        super().__call__(parser, namespace, values, option_string)
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -65,7 +56,12 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     add('--config', required=True, help='a file, sifa_r50_k400, mmaction::recognition/...')
     add('--checkpoint', required=True, help='its weights, a file or URL')
     add('--labels', type=Path, help='class names, one a line; default: those of the data set')
-    add('--device', default=default_device(), help='torch device (%(default)s)')
+    add(
+        '--device',
+        type=torch_device,
+        default=default_device(),
+        help='torch device (%(default)s)',
+    )
     add(
         '--out',
         type=Path,
@@ -83,15 +79,14 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     add(
         '--cfg-options',
         nargs='+',
-        action=Options,
+        action=ConfigOptions,
         help='what to change in the config, KEY=VALUE',
     )
     args = parser.parse_args(argv)
     try:
         args.videos = find_videos(args.videos)
         check_outputs(args)
-        args.device = torch.device(args.device)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     if args.batch_size is not None and args.batch_size < 1:
         parser.error(f'--batch-size must be 1 or more, got {args.batch_size}')
@@ -104,7 +99,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise ValueError if an output cannot be written, or not from these videos."""
+    """Make the outputs' folders; raise an error if one cannot be written from these videos."""
     for path in args.out:
         kind = path.suffix.lower()
         if kind not in OUTPUTS:
@@ -117,9 +112,14 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise ValueError(reason)
         if path.resolve() in {Path(video).resolve() for video in args.videos}:
             raise ValueError(f'--out {path} is one of the videos to read')
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if path.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise ValueError(f'--out {path} cannot be written: {folder} is no folder to write to')
+        if path.is_dir():
+            raise ValueError(f'--out {path} cannot be written: a folder is there')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f'--out {path} cannot be written: {error}') from error
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f'--out {path} cannot be written: {path.parent} is read-only')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,13 +186,13 @@ def predict(
             )
             code = 3
         finally:  # also when the model fails
-            write_tables(args.out, results, names)
+            unwritten = write_tables(args.out, results, names, console)
         if code == 0:
             draw(args, results, names, progress, part)
     failed = [result for result in results if result.error]
     if failed or code:
         console.print(f'{len(results) - len(failed)} of {len(args.videos)} videos were read')
-    return code or (1 if failed else 0)
+    return code or (1 if failed or unwritten else 0)
 
 
 def show_part(progress: Progress, task: TaskID, what: str, done: int, total: int) -> None:
@@ -217,13 +217,23 @@ def print_result(result: VideoResult, names: list[str], console: Console) -> Non
         console.print(f'  cannot be read: {result.error}', style='red', markup=False)
 
 
-def write_tables(outputs: list[Path], results: list[VideoResult], names: list[str]) -> None:
-    """Write the tables among the outputs."""
+def write_tables(
+    outputs: list[Path], results: list[VideoResult], names: list[str], console: Console
+) -> list[Path]:
+    """Write the tables among the outputs; return those that could not be written."""
+    unwritten = []
     for path in outputs:
-        if path.suffix.lower() == '.csv':
-            write_csv(path, results, names)
-        elif path.suffix.lower() == '.jsonl':
-            write_jsonl(path, results, names)
+        write = {'.csv': write_csv, '.jsonl': write_jsonl}.get(path.suffix.lower())
+        if write is None:
+            continue
+        try:
+            write(path, results, names)
+        except OSError as error:
+            console.print(f'{path} was not written: {error}', style='red', markup=False)
+            unwritten.append(path)
+        else:
+            console.print(f'{path}: the table', markup=False)
+    return unwritten
 
 
 def draw(
@@ -243,8 +253,13 @@ def draw(
         if args.sliding:
             name = os.path.relpath(result.video, root).replace(os.sep, '_')
             for path in pictures or [folder / f'{name}.timeline.png']:
-                draw_timeline(path, result, names)
-                progress.console.print(f'{path}: the timeline', markup=False)
+                try:
+                    draw_timeline(path, result, names)
+                except OSError as error:
+                    result.failures.append(f'{path} was not written: {error}')
+                    progress.console.print(result.failures[-1], style='red', markup=False)
+                else:
+                    progress.console.print(f'{path}: the timeline', markup=False)
         for path in args.out:
             if path.suffix.lower() == '.mp4':
                 try:
@@ -254,9 +269,11 @@ def draw(
                         names,
                         lambda done, total: show_part(progress, part, 'Frames', done, total),
                     )
-                except UnreadableVideoError as error:
+                except (UnreadableVideoError, OSError) as error:
                     result.failures.append(f'{path} was not written: {error}')
-                    progress.console.print(f'{result.failures[-1]}', style='red', markup=False)
+                    progress.console.print(result.failures[-1], style='red', markup=False)
+                else:
+                    progress.console.print(f'{path}: the video', markup=False)
 
 
 if __name__ == '__main__':

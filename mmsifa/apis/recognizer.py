@@ -80,7 +80,11 @@ def load_recognizer(
     Raises:
         CheckpointError: If the file is refused or holds the weights of another model.
         OSError: If there is no such file.
+        ValueError: If the config's model cannot be built.
     """
-    model = init_recognizer(config, device=device)
+    try:
+        model = init_recognizer(config, device=device)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'the model of the config cannot be built: {error}') from error
     load_fitting_weights(model, str(checkpoint))
     return model

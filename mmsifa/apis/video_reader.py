@@ -46,7 +46,7 @@ def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], s
         The steps, and one sentence on what was changed, if anything was.
 
     Raises:
-        ValueError: If the recognizer takes no RGB videos.
+        ValueError: If the recognizer takes no RGB videos or gives no probabilities of classes.
     """
     loader = config.get('test_dataloader')
     dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
@@ -63,6 +63,17 @@ def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], s
             f'the config tests a {config.model.type} on '
             f'{"optical flow" if flow else "data of steps " + ", ".join(types[:3])}: expected a '
             'recognizer of RGB video frames'
+        )
+    head = config.model.get('cls_head')
+    if head is None:
+        raise ValueError(
+            f'the config is of a {config.model.type} without a cls_head: expected a recognizer, '
+            'which scores classes'
+        )
+    if head.get('average_clips') != 'prob':
+        raise ValueError(
+            f'the scores of a head with average_clips={head.get("average_clips")!r} are no '
+            "probabilities: set model.cls_head.average_clips='prob'"
         )
     decode = decoders[0]
     raw = types[decode] == 'RawFrameDecode'

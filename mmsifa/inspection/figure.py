@@ -368,15 +368,19 @@ def _legends(
         (4, ('magma', saliency), 'mean |m$_{t+1}$|'),
         (5, ('viridis', Normalize(0, 1)), 'one tap … all alike'),
     )
-    for column, (colours, norm), label in bars:
+    for column, (colours, norm), meaning in bars:
         axes = place(column, 0.42, 0.08)
         bar = figure.colorbar(
             ScalarMappable(norm, colormaps[colours]), cax=axes, orientation='horizontal'
         )
         bar.set_ticks(np.linspace(*bar.ax.get_xlim(), 3).tolist())
-        bar.ax.set_xticklabels([f'{tick:.2g}' for tick in bar.get_ticks()], fontsize=6)
+        bar.ax.set_xticklabels([_short(tick) for tick in bar.get_ticks()], fontsize=6)
         bar.ax.tick_params(length=2, pad=1)
-        bar.set_label(label, fontsize=6, labelpad=1)
+        for label, alignment in zip(
+            bar.ax.get_xticklabels(), ('left', 'center', 'right'), strict=True
+        ):
+            label.set(horizontalalignment=alignment)
+        bar.set_label(meaning, fontsize=6, labelpad=1)
     wheel = place(3, 0.06, 0.5)
     side = np.linspace(-1, 1, 101)
     right, down = np.meshgrid(side, side)
@@ -385,7 +389,12 @@ def _legends(
     wheel.imshow(disk, extent=(-1, 1, 1, -1))
     wheel.set(xlim=(-1, 3.4))
     wheel.axis('off')
-    wheel.text(1.3, 0, f'rim: {longest:.2g}\nfeature\npixels', fontsize=6, va='center')
+    wheel.text(1.3, 0, f'rim: {_short(longest)}\nfeature\npixels', fontsize=6, va='center')
+
+
+def _short(number: float) -> str:
+    """Format a number with two or three digits, without an exponent where it has up to five."""
+    return f'{number:.0f}' if 100 <= abs(number) < 1e5 else f'{number:.2g}'
 
 
 def _title(figure: Figure, inspection: Inspection, layer: LayerAttention, height: float) -> None:

@@ -1,0 +1,41 @@
+"""Arguments that the command lines of trained recognizers share, with errors in words."""
+
+import argparse
+
+import torch
+from mmengine.config import DictAction
+
+
+class ConfigOptions(DictAction):
+    """MMEngine's ``KEY=VALUE`` pairs of ``--cfg-options``, with an error in words."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Take the pairs."""
+        if wrong := [pair for pair in values if '=' not in pair]:
+            parser.error(f'{option_string}: expected KEY=VALUE, got {wrong[0]}')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device of a name, once it was seen to work.
+
+    Args:
+        name: Such as ``cpu`` or ``cuda:0``.
+
+    Returns:
+        The device.
+
+    Raises:
+        argparse.ArgumentTypeError: If PyTorch cannot use it here.
+
+    Example:
+        >>> torch_device('cpu')
+        device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition('\n')[0]
+        raise argparse.ArgumentTypeError(f'PyTorch cannot use {name} here: {reason}') from error
+    return device
