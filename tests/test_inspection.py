@@ -299,7 +299,7 @@ def two_d(video):
                     after=['layer2.1'],
                     num_segments=4,
                 ),
-                cls_head=dict(type='TSNHead', num_classes=3, in_channels=512),
+                cls_head=dict(type='TSNHead', num_classes=3, in_channels=512, average_clips='prob'),
                 data_preprocessor=dict(
                     type='ActionDataPreprocessor',
                     mean=[123.675, 116.28, 103.53],

@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from mmsifa.inspection import Inspection, LayerAttention
+from mmsifa.inspection.figure import choose_positions
 from mmsifa.inspection.page import exponent_for_halves, to_halves, write_page
 from mmsifa.inspection.records import to_pixels
 
@@ -216,8 +217,15 @@ def test_frames_are_those_of_the_clip(view, page, inspection):
         assert np.abs(drawn - inspection.frames[index].astype(int)).mean() < 3
 
 
+def test_starts_where_most_moved(view, page, inspection):
+    view.open(page)
+    (most,) = choose_positions(inspection, inspection.layers[0], count=1)
+    shown = [view[f'#{name}'].get_property('value') for name in ('pair', 'row', 'column')]
+    assert [int(number) for number in shown] == [*most]
+
+
 def test_what_has_no_place_is_outside(view, page, inspection):
-    view.open(page, 'row=3&column=4')
+    view.open(page, 'pair=0&row=3&column=4')
     check_points(view, inspection)
     table, _ = view.table()
     np.testing.assert_array_equal(table[:3, 0], [np.nan, np.inf, -np.inf])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmsifa.atomic_write import write_atomically
+from mmsifa.inspection.figure import choose_positions
 from mmsifa.inspection.records import Inspection, LayerAttention
 
 TEMPLATES = files('mmsifa.inspection') / 'templates'
@@ -95,7 +96,9 @@ def _content(inspection: Inspection) -> dict:
     shown = {index for layer in inspection.layers for index in layer.frames}
     length, height, width, _ = inspection.frames.shape
     packed = zlib.compress(b''.join(array.tobytes() for array in arrays), 9)
+    first = next(layer for layer in inspection.layers if len(layer.offset))
     return {
+        'start': choose_positions(inspection, first, count=1)[0]._asdict(),
         'height': height,
         'width': width,
         'length': length,

@@ -148,13 +148,6 @@ function chooseLayer() {
   draw({ frames: true });
 }
 
-// Starts where most moved.
-function goToMotion() {
-  const values = layer.saliency.subarray(0, layer.cells).map((value) => value || 0);
-  const cell = values.indexOf(Math.max(...values));
-  moveTo(Math.floor(cell / layer.width), cell % layer.width);
-}
-
 function stop() {
   clearInterval(playing);
   playing = undefined;
@@ -224,7 +217,8 @@ async function start() {
   }
   control.pair.value = 0;
   chooseLayer();
-  goToMotion();
+  control.pair.value = data.start.pair; // where most moved
+  moveTo(data.start.y, data.start.x);
   restore();
   listen();
   for (const id of ['controls', 'view']) byId(id).hidden = false;
