@@ -257,3 +257,20 @@ def test_what_cannot_be_exported_is_said_before(model, tmp_path, root, capsys, m
     with pytest.raises(SystemExit):
         tool.main(['sifa_tiny_motion', 'no.pth', str(tmp_path / 'a.onnx')])
     assert 'no.pth' in capsys.readouterr().err
+
+
+def test_a_failure_of_the_exporter_is_one_sentence(model, tmp_path, monkeypatch):
+    def fail(*args):
+        try:
+            raise ValueError('cannot view a tensor\nWhile executing ...')
+        except ValueError as error:
+            raise RuntimeError('Failed to decompose. \x1b[96mThis is step 2/3\x1b[0m') from error
+
+    exporter = Exporter(model)
+    monkeypatch.setattr(exporter, '_trace', lambda: None)
+    monkeypatch.setattr(exporter.format, 'write', fail)
+    with pytest.raises(
+        ExportError, match=r'^onnxruntime cannot take the network: cannot view a .*r$'
+    ):
+        exporter.export(tmp_path / 'network.onnx')
+    assert not list(tmp_path.iterdir())

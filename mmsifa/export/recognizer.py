@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -293,7 +294,9 @@ class Exporter:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition('\n')[0] or type(error).__name__
+    root = error.__cause__ or error  # the exporter's own message is advice on how to report it
+    line = re.sub(r'\x1b\[\d*m', '', str(root)).strip().partition('\n')[0]
+    return line or type(root).__name__
 
 
 def check_writable(out: str | Path, suffix: str) -> None:
