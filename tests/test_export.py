@@ -251,8 +251,8 @@ def test_what_cannot_be_exported_is_said_before(model, tmp_path, root, capsys, m
         check_writable(tmp_path / 'network.pth', '.onnx')
     monkeypatch.setattr('mmsifa.export.formats.shutil.which', lambda name: None)
     monkeypatch.setenv('CXX', 'no-such-compiler')
-    monkeypatch.setattr('torch._inductor.config.cpp.cxx', ('no-such-compiler',))
-    assert 'needs a C++ compiler' in AOTInductor().unavailable_reason()
+    with torch._inductor.config.patch('cpp.cxx', ('no-such-compiler',)):
+        assert 'needs a C++ compiler' in AOTInductor().unavailable_reason()
     tool = load_tool(root, 'export_onnx')
     with pytest.raises(SystemExit):
         tool.main(['sifa_tiny_motion', 'no.pth', str(tmp_path / 'a.onnx')])
