@@ -18,7 +18,8 @@ from mmsifa.apis import load_config
 from mmsifa.datasets.checked import UnreadableVideoError
 from mmsifa.inspection import Inspection, LayerAttention, capture_attention, inspect_video
 from mmsifa.inspection.capture import frames_of_features
-from mmsifa.inspection.figure import choose_positions, finest_layer, flow_colours, summary_figure
+from mmsifa.inspection.figure import finest_layer, flow_colours, summary_figure
+from mmsifa.inspection.positions import choose_positions
 from mmsifa.inspection.video import one_view_pipeline
 from mmsifa.models import SIFA, SIFANet, SIFAPlugin, SIFATransformer
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights

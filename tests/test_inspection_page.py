@@ -21,8 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from mmsifa.inspection import Inspection, LayerAttention
-from mmsifa.inspection.figure import choose_positions
 from mmsifa.inspection.page import exponent_for_halves, to_halves, write_page
+from mmsifa.inspection.positions import choose_positions
 from mmsifa.inspection.records import to_pixels
 
 FLAGS = (

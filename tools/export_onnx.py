@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mmsifa.apis import load_config, load_recognizer
+from mmsifa.apis import class_names, load_config, load_recognizer
 from mmsifa.apis.command_line import ConfigOptions, torch_device
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.export import Exporter, ExportError, check_writable
@@ -74,10 +74,7 @@ def main(argv: list[str] | None = None) -> None:
             args.video,
             args.size and tuple(args.size),
         )
-        classes = args.labels and args.labels.read_text().splitlines()
-        num_classes = getattr(model.cls_head, 'num_classes', None)
-        if classes and len(classes) != num_classes:
-            raise ValueError(f'{args.labels} has {len(classes)} names for {num_classes} classes')
+        classes = args.labels and class_names(model.cfg, args.labels)[0]
     except (CheckpointError, OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
 

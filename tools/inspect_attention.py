@@ -7,12 +7,11 @@ from pathlib import Path
 
 from mmsifa.apis import (
     class_names,
-    default_device,
     load_config,
     load_recognizer,
     video_pipeline,
 )
-from mmsifa.apis.command_line import ConfigOptions, torch_device
+from mmsifa.apis.command_line import add_recognizer_arguments
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.inspection import inspect_video
 from mmsifa.inspection.capture import sifa_layers
@@ -25,16 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('video', type=Path, help='video file')
-    add('--config', required=True, help='a file, sifa_r50_k400, PACKAGE::CONFIG')
-    add('--checkpoint', required=True, help='its weights, a file or URL')
+    add_recognizer_arguments(parser)
     add('--out', required=True, type=Path, help='folder for index.html and summary.png')
-    add('--labels', type=Path, help='class names, one a line; default: those of the data set')
-    add(
-        '--device',
-        type=torch_device,
-        default=default_device(),
-        help='torch device (%(default)s)',
-    )
     add(
         '--start',
         type=float,
@@ -42,12 +33,6 @@ def main(argv: list[str] | None = None) -> None:
         help='where the clip starts; default: the clip in the middle of the video',
     )
     add('--layer', help='name of the layer in summary.png; default: the one with the finest map')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        help='what to change in the config, KEY=VALUE',
-    )
     args = parser.parse_args(argv)
     if not args.video.is_file():
         parser.error(f'no such file: {args.video}')

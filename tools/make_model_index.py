@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from rich.progress import track
 
 from mmsifa.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
-from mmsifa.analysis.pages import billions, millions, row
+from mmsifa.analysis.pages import around_markers, billions, millions, row
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {'SIFANet': 'SIFA-Net', 'SIFATransformer': 'SIFA-Transformer'}
@@ -175,10 +175,8 @@ def replace_table(page: str, table: str) -> str:
     Raises:
         ValueError: If the page does not have each marker once.
     """
-    if page.count(START) != 1 or page.count(END) != 1:
-        raise ValueError(f'README.md must have each marker once: {START} and {END}')
-    before, rest = page.split(START)
-    return f'{before}{START}\n\n{table}\n{END}{rest.split(END)[1]}'
+    before, after = around_markers(page, 'README.md', START, END)
+    return f'{before}{START}\n\n{table}\n{END}{after}'
 
 
 def main(argv: list[str] | None = None) -> None:

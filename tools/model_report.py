@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from mmsifa.analysis import DTYPES, Settings, chart, make_report, markdown
+from mmsifa.analysis.pages import around_markers
 from mmsifa.atomic_write import write_atomically
 
 START = '<!-- report: written by tools/model_report.py -->'
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--out must be a folder, and {args.out} is a file')
     try:
         configs = dict(map(label_and_config, args.configs))
-        page = args.page and split_page(args.page)
+        page = args.page and around_markers(args.page.read_text(), str(args.page), START, END)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if len(configs) < len(args.configs):
@@ -103,18 +104,6 @@ def label_and_config(text: str) -> tuple[str, str]:
     if equals and label and not Path(text).is_file():
         return label, config
     return Path(text.rpartition('::')[2]).stem, text
-
-
-def split_page(path: Path) -> tuple[str, str]:
-    """Return what a page has before and after the tables.
-
-    Raises:
-        ValueError: If the page does not have each marker once.
-    """
-    text = path.read_text()
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError(f'{path} must have each marker once: {START} and {END}')
-    return text.split(START)[0], text.split(END)[1]
 
 
 def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:

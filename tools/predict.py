@@ -29,7 +29,6 @@ from mmsifa.apis import (
     VideoResult,
     annotate_video,
     class_names,
-    default_device,
     draw_timeline,
     find_videos,
     load_config,
@@ -40,7 +39,7 @@ from mmsifa.apis import (
     write_jsonl,
 )
 from mmsifa.apis.annotation import unsupported_reason
-from mmsifa.apis.command_line import ConfigOptions, torch_device
+from mmsifa.apis.command_line import add_recognizer_arguments
 from mmsifa.apis.timeline import best_runs, clock
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.datasets import UnreadableVideoError
@@ -53,15 +52,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
     add = parser.add_argument
     add('videos', nargs='+', metavar='VIDEO_OR_FOLDER', help='folders are searched for videos')
-    add('--config', required=True, help='a file, sifa_r50_k400, mmaction::recognition/...')
-    add('--checkpoint', required=True, help='its weights, a file or URL')
-    add('--labels', type=Path, help='class names, one a line; default: those of the data set')
-    add(
-        '--device',
-        type=torch_device,
-        default=default_device(),
-        help='torch device (%(default)s)',
-    )
+    add_recognizer_arguments(parser)
     add(
         '--out',
         type=Path,
@@ -76,12 +67,6 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     )
     add('--batch-size', type=int, help='videos or windows at a time; default: that of testing')
     add('--amp', action='store_true', help='compute in mixed precision')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        help='what to change in the config, KEY=VALUE',
-    )
     args = parser.parse_args(argv)
     try:
         args.videos = find_videos(args.videos)

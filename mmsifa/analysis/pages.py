@@ -37,6 +37,30 @@ def billions(number: float) -> str:
     return f'{number / 1e9:.1f}' if number > 1e9 else f'{number / 1e9:.2g}'
 
 
+def around_markers(text: str, name: str, start: str, end: str) -> tuple[str, str]:
+    """Return what a page has before and after the part that a tool writes.
+
+    Args:
+        text: The page.
+        name: Its name, for the message.
+        start: The line before that part.
+        end: The line after it.
+
+    Returns:
+        All before the first marker and all after the last one.
+
+    Raises:
+        ValueError: If the page does not have each marker once.
+
+    Example:
+        >>> around_markers('Costs: <a> old <b>.', 'README.md', '<a>', '<b>')
+        ('Costs: ', '.')
+    """
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f'{name} must have each marker once: {start} and {end}')
+    return text.split(start)[0], text.split(end)[1]
+
+
 def row(cells: tuple[str, ...] | list[str]) -> str:
     """Format a row of a Markdown table."""
     return '| ' + ' | '.join(cells) + ' |\n'

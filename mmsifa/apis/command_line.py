@@ -1,9 +1,12 @@
 """Arguments that the command lines of trained recognizers share, with errors in words."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
+
+from mmsifa.apis.recognizer import default_device
 
 
 class ConfigOptions(DictAction):
@@ -39,3 +42,27 @@ def torch_device(name: str) -> torch.device:
         reason = str(error).partition('\n')[0]
         raise argparse.ArgumentTypeError(f'PyTorch cannot use {name} here: {reason}') from error
     return device
+
+
+def add_recognizer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, ``--checkpoint``, ``--labels``, ``--device`` and ``--cfg-options``.
+
+    Args:
+        parser: The parser of a tool that scores videos.
+    """
+    add = parser.add_argument
+    add('--config', required=True, help='a file, sifa_r50_k400, mmaction::recognition/...')
+    add('--checkpoint', required=True, help='its weights, a file or URL')
+    add('--labels', type=Path, help='class names, one a line; default: those of the data set')
+    add(
+        '--device',
+        type=torch_device,
+        default=default_device(),
+        help='torch device (%(default)s)',
+    )
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        help='what to change in the config, KEY=VALUE',
+    )

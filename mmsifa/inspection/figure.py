@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -18,6 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from mmsifa.atomic_write import write_atomically
+from mmsifa.inspection.positions import Position, choose_positions
 from mmsifa.inspection.records import Array, Inspection, LayerAttention, to_pixels
 
 QUERY = '#ffe600'
@@ -32,14 +32,6 @@ COLUMNS = (
 )
 
 
-class Position(NamedTuple):
-    """A position that is looked at: its pair of feature frames, row and column on the map."""
-
-    pair: int
-    y: int
-    x: int
-
-
 def finest_layer(layers: Sequence[LayerAttention]) -> LayerAttention:
     """Choose the layer with the most positions, the last of several.
 
@@ -50,48 +42,6 @@ def finest_layer(layers: Sequence[LayerAttention]) -> LayerAttention:
         One of them.
     """
     return max(reversed(layers), key=lambda layer: layer.saliency[0].size)
-
-
-def choose_positions(
-    inspection: Inspection, layer: LayerAttention, count: int = 4
-) -> list[Position]:
-    """Choose positions where much moves, apart from each other in time and space.
-
-    One after the other the position whose patch differs most between the two frames is taken.
-    Positions within a fifth of the map's longer side of one that is taken are left out, as long
-    as there are others, and differences within its pair of frames count half.
-
-    Args:
-        inspection: The clip.
-        layer: A layer of it.
-        count: How many positions. Defaults to 4.
-
-    Returns:
-        The positions, by pair and then from top to bottom; the same for the same clip.
-    """
-    height, width = layer.saliency.shape[1:]
-    gray = inspection.frames[list(layer.frames)].mean(axis=3, dtype=np.float32)
-    change = np.stack(
-        [
-            cv2.resize(c, (width, height), interpolation=cv2.INTER_AREA)
-            for c in abs(np.diff(gray, axis=0))
-        ]
-    )
-    free = np.ones((height, width), bool)
-    rows, columns = np.indices(free.shape)
-    taken: list[Position] = []
-    for _ in range(count):
-        if not free.any():
-            free[:] = True
-            for other in taken:
-                free[other.y, other.x] = False
-            if not free.any():
-                break
-        pair, y, x = np.unravel_index(np.where(free, change, -1).argmax(), change.shape)
-        taken.append(Position(int(pair), int(y), int(x)))
-        free &= np.hypot(rows - y, columns - x) > max(height, width) / 5
-        change[pair] /= 2
-    return sorted(taken)
 
 
 def flow_colours(flow: Array, largest: float) -> Array:
@@ -358,9 +308,9 @@ def _legends(
     panel: float,
     height: float,
 ) -> None:
-    def place(column: int, low: float, tall: float, columns: float = 1):
+    def place(column: int, low: float, tall: float):
         left = 0.35 + column * panel + 0.08
-        size = ((columns * panel - 0.16) / WIDTH, tall / height)
+        size = ((panel - 0.16) / WIDTH, tall / height)
         return figure.add_axes((left / WIDTH, low / height, *size))
 
     bars = (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmsifa.atomic_write import write_atomically
-from mmsifa.inspection.figure import choose_positions
+from mmsifa.inspection.positions import choose_positions
 from mmsifa.inspection.records import Inspection, LayerAttention
 
 TEMPLATES = files('mmsifa.inspection') / 'templates'

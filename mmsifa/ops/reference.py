@@ -25,9 +25,7 @@ def forward(
 ) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention`."""
     q, v = _pixels_by_channels(query), _pixels_by_channels(value)
-    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
-    samples = [_sample(v, tap) for tap in taps]
-    weights = _attention(_dots(q, samples, num_heads) * scale, softmax)
+    _, samples, weights = _attend(q, v, offset, kernel_size, dilation, num_heads, scale, softmax)
     return _like(query, _weighted_sum(weights, samples))
 
 
@@ -43,11 +41,9 @@ def weights(
 ) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention_weights`."""
     q, v = _pixels_by_channels(query), _pixels_by_channels(value)
-    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
-    dots = _dots(q, [_sample(v, tap) for tap in taps], num_heads)
+    *_, per_tap = _attend(q, v, offset, kernel_size, dilation, num_heads, scale, softmax)
     n, t, _, h, w = query.shape
-    per_tap = _attention(dots * scale, softmax).unflatten(1, (n, t, h, w))
-    return per_tap.permute(1, 2, 5, 0, 3, 4)  # (K*K, N, T, H, W, G) before
+    return per_tap.unflatten(1, (n, t, h, w)).permute(1, 2, 5, 0, 3, 4)  # (K*K, N, T, H, W, G)
 
 
 def backward(
@@ -67,9 +63,7 @@ def backward(
     against PyTorch's own derivative of :func:`forward`.
     """
     q, v, g = map(_pixels_by_channels, (query, value, d_out))
-    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
-    samples = [_sample(v, tap) for tap in taps]
-    weights = _attention(_dots(q, samples, num_heads) * scale, softmax)
+    taps, samples, weights = _attend(q, v, offset, kernel_size, dilation, num_heads, scale, softmax)
     d_weights = _dots(g, samples, num_heads)
     if softmax:
         d_weights = weights * (d_weights - (weights * d_weights).sum(dim=0))
@@ -150,8 +144,21 @@ def _dots(x: Tensor, samples: list[Tensor], num_heads: int) -> Tensor:
     return torch.stack([(x * s).unflatten(1, per_head).sum(dim=2) for s in samples])
 
 
-def _attention(scores: Tensor, softmax: bool) -> Tensor:
-    return scores.softmax(dim=0) if softmax else scores
+def _attend(
+    q: Tensor,
+    v: Tensor,
+    offset: Tensor,
+    kernel_size: int,
+    dilation: int,
+    num_heads: int,
+    scale: float,
+    softmax: bool,
+) -> tuple[list, list[Tensor], Tensor]:
+    """Return of every tap its corners, its samples (B, C) and its weights, (K*K, B, G)."""
+    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
+    samples = [_sample(v, tap) for tap in taps]
+    scores = _dots(q, samples, num_heads) * scale
+    return taps, samples, scores.softmax(dim=0) if softmax else scores
 
 
 def _per_head(weight: Tensor, x: Tensor) -> Tensor:
