@@ -41,13 +41,12 @@ class Scorer(nn.Module):
 
     Example:
         >>> import torch
-        >>> from mmaction.registry import MODELS
-        >>> backbone = dict(type='SIFANet', stage_blocks=(1, 2, 2, 2), base_channels=8)
-        >>> head = dict(type='SIFAHead', num_classes=5, in_channels=256, average_clips='prob')
-        >>> model = MODELS.build(dict(type='Recognizer3D', backbone=backbone, cls_head=head))
-        >>> scores = Scorer(model.eval())(torch.rand(2, 3, 3, 8, 32, 32))  # 2 videos, 3 views
+        >>> from mmsifa.analysis import build_untrained
+        >>> from mmsifa.apis import load_config
+        >>> model = build_untrained(load_config('sifa_tiny_motion')).eval()
+        >>> scores = Scorer(model)(torch.rand(2, 3, 3, 16, 32, 32))  # 2 videos, 3 views of each
         >>> scores.shape, scores.sum(dim=1).round(decimals=4).tolist()
-        (torch.Size([2, 5]), [1.0, 1.0])
+        (torch.Size([2, 8]), [1.0, 1.0])
     """
 
     def __init__(self, recognizer: Any, preprocess: Preprocess | None = None) -> None:
