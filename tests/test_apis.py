@@ -19,6 +19,10 @@ def test_configs_are_found_by_file_name_and_package(root, tmp_path):
         load_config('nope')
     with pytest.raises(ValueError, match='nopackage: that package is not installed'):
         load_config('nopackage::config')
+    broken = tmp_path / 'broken.py'
+    broken.write_text('model = (')
+    with pytest.raises(ValueError, match=r'broken\.py cannot be read \(SyntaxError: '):
+        load_config(broken)
     empty = tmp_path / 'schedule.py'
     empty.write_text('train_cfg = dict()\n')
     with pytest.raises(ValueError, match=r'schedule.py has no model: give the config of a recogn'):

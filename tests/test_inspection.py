@@ -404,20 +404,20 @@ def test_the_tool_writes_a_page_and_a_picture(tiny, video, tmp_path, run):
     assert cv2.imread(str(out / 'summary.png')).shape[1] == 7.2 * 300
 
 
-def refused(capsys, *arguments) -> str:
+def refused(capfd, *arguments) -> str:
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
     assert end.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
+    return capfd.readouterr().err.splitlines()[-1]
 
 
-def test_the_tool_refuses_in_a_sentence(tiny, video, motion_data, tmp_path, capsys):
+def test_the_tool_refuses_in_a_sentence(tiny, video, motion_data, tmp_path, capfd):
     _, weights = tiny
     given = dict(config='sifa_tiny_motion', checkpoint=weights, out=tmp_path / 'out', device='cpu')
 
     def error(video=video, **changed):
         options = [f'--{key}={value}' for key, value in {**given, **changed}.items()]
-        return refused(capsys, video, *options)
+        return refused(capfd, video, *options)
 
     assert error(tmp_path / 'none.mp4').endswith(f'no such file: {tmp_path / "none.mp4"}')
     assert 'is no folder to write to' in error(out=weights)
@@ -429,6 +429,11 @@ def test_the_tool_refuses_in_a_sentence(tiny, video, motion_data, tmp_path, caps
     short = {'cfg-options': 'test_dataloader.dataset.pipeline.1.clip_len=4'}
     assert 'a clip of 4 frames makes a single feature frame' in error(**short)
     assert 'must start within the video' in error(start=-1)
+    assert 'must start within the video, which lasts 0.75 seconds, got nan' in error(start='nan')
+    assert f'{tmp_path} cannot be read (Is a directory): expected' in error(labels=tmp_path)
+    assert 'val_list_videos.txt cannot be read (' in error(
+        config=motion_data / 'val_list_videos.txt'
+    )
     other = load_config('sifa_tiny_motion')
     other.model.backbone = dict(type='ResNet3dSlowOnly', depth=18, pretrained=None)
     other.model.cls_head.update(type='I3DHead', in_channels=512)
@@ -437,6 +442,14 @@ def test_the_tool_refuses_in_a_sentence(tiny, video, motion_data, tmp_path, caps
     slowonly = dict(config=tmp_path / 'slowonly.py', checkpoint=tmp_path / 'slowonly.pth')
     assert 'ResNet3dSlowOnly has no SIFA layer' in error(**slowonly)
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_decoder_does_not_print_a_file_that_is_no_video(tiny, tmp_path, capfd):
+    (tmp_path / 'page.mp4').write_text('404 Not Found')
+    model, _ = tiny
+    with pytest.raises(UnreadableVideoError, match=r'page\.mp4 cannot be read \(DecordInit: '):
+        inspect_video(model, tmp_path / 'page.mp4')
+    assert capfd.readouterr() == ('', '')
 
 
 def test_a_short_video_is_said_to_repeat_frames(tiny, video, monkeypatch):

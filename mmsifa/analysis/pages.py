@@ -4,6 +4,7 @@ import io
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from mmsifa.analysis.complexity import PARTS, by_part, total
 from mmsifa.analysis.measurement import PASSES
@@ -190,19 +191,24 @@ def _draw_costs(axes, models: list[dict]) -> None:
 
 
 def _draw_speeds(axes, models: list[dict], environment: dict) -> None:
+    speeds = []
     for name, marker, above in (('forward', 'o', -1), ('training step', 's', 1)):
         points = [(m[name]['clips_per_second'], i) for i, m in enumerate(models) if name in m]
         axes.plot(*zip(*points, strict=True), marker, label=name) if points else None
         for speed, i in points:
             place = dict(textcoords='offset points', ha='center', va='center', fontsize=7.5)
             axes.annotate(f'{speed:.2g}', (speed, i), (0, -8 * above), **place)
+            speeds.append(speed)
     axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter('{x:g}')
-    axes.margins(x=0.12)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if speeds:
+        axes.set_xlim(min(speeds) / 1.6, max(speeds) * 1.6)  # with a tick, also of one model
     axes.set_xlabel(
         f'clips per second, {environment["dtype"]}, batches of {environment["batch_size"]}\n'
         f'{environment["device"]}, {environment["threads"]} CPU threads'
     )
-    axes.grid(axis='x', which='both', alpha=0.25)
+    axes.grid(axis='x', alpha=0.25)
     axes.spines.right.set_visible(False)
     axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, frameon=False)

@@ -21,8 +21,7 @@ def class_names(config: Config, file: str | Path | None = None) -> tuple[list[st
         The names, and where they are from.
 
     Raises:
-        ValueError: If the file has not one name for each class.
-        OSError: If it cannot be read.
+        ValueError: If the file cannot be read or has not one name for each class.
 
     Example:
         >>> from mmsifa.apis import class_names, load_config
@@ -57,3 +56,7 @@ def _read(file: Path) -> list[str]:
         return [line.strip() for line in file.read_text(encoding='utf-8').rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f'{file} is no text in UTF-8: expected one name a line') from error
+    except OSError as error:
+        raise ValueError(
+            f'{file} cannot be read ({error.strerror}): expected a file with one class name a line'
+        ) from error

@@ -29,7 +29,7 @@ def load_config(name: str | Path, options: dict | None = None) -> Config:
         The config.
 
     Raises:
-        ValueError: If there is no such config or it has no model.
+        ValueError: If there is no such config, it cannot be read or it has no model.
 
     Example:
         >>> from mmsifa.apis import load_config
@@ -47,7 +47,12 @@ def load_config(name: str | Path, options: dict | None = None) -> Config:
                 f'no config {name}: expected a file, one of mmsifa ({own}), or PACKAGE::CONFIG '
                 'with CONFIG a path in the configs of an installed package'
             )
-    config = Config.fromfile(path)
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:  # a config is a program
+        raise ValueError(
+            f'the config {path} cannot be read ({type(error).__name__}: {error})'
+        ) from error
     if options:
         config.merge_from_dict(options)
     if 'model' not in config:

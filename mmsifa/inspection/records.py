@@ -55,7 +55,8 @@ class LayerAttention:
         total = size.sum(axis=2, keepdims=True)
         share = np.divide(size, total, out=np.full_like(size, 1 / size.shape[2]), where=total > 0)
         logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-        return -(share * logs).sum(axis=2) / max(np.log(size.shape[2]), 1e-12)
+        entropy = -(share * logs).sum(axis=2) / max(np.log(size.shape[2]), 1e-12)
+        return np.clip(entropy, 0, 1)  # rounding leaves the range
 
     def outside(self) -> NDArray[np.bool_]:
         """Return which samples lie outside the frame and count as zero, (T - 1, K*K, H, W)."""

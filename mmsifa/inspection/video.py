@@ -1,7 +1,8 @@
 """A video seen by a recognizer: the clip, the scores, and what its SIFA layers did."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def inspect_video(
     if not layers:
         raise ValueError(
             f'a clip of {num_frames or data["inputs"].shape[1] // views} frames makes a single '
-            'feature frame, which has no next one to attend to: give the test pipeline a longer '
-            'clip_len'
+            'feature frame, which has no next one to attend to (give the test pipeline a longer '
+            'clip_len), or the model was compiled, where nothing can be recorded'
         )
     return Inspection(
         video=Path(video).name,
@@ -118,6 +119,32 @@ def one_view_pipeline(config: Config) -> list[dict]:
 
 
 def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> dict:
+    """Read a clip in a process of its own, which the decoder may crash or print in."""
+    from mmsifa.apis.video_reader import Worker
+
+    with closing(Worker(_read_clip, pipeline, video, start)) as worker:
+        try:
+            *warnings, outcome = worker
+        except UnreadableVideoError as error:
+            raise UnreadableVideoError(f'{video} cannot be read ({error})') from error
+    for warning in warnings:
+        print_log(warning, logger='current', level=logging.WARNING)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _read_clip(pipeline: list[dict], video: Path, start: float | None) -> Iterator[Any]:
+    """Yield warnings, then the clip, or the error if the video is not at fault."""
+    try:
+        yield from _run_steps(pipeline, video, start)
+    except UnreadableVideoError:
+        raise
+    except Exception as error:
+        yield error
+
+
+def _run_steps(pipeline: list[dict], video: Path, start: float | None) -> Iterator[Any]:
     results: Any = dict(filename=str(video), label=-1, start_index=0, modality='RGB')
     for config in pipeline:
         try:
@@ -127,30 +154,28 @@ def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> dict:
         except Exception as error:
             if not config['type'].startswith('Decord'):
                 raise
-            reason = reason_of(config['type'], error)
-            raise UnreadableVideoError(f'{video} cannot be read ({reason})') from error
+            raise UnreadableVideoError(reason_of(config['type'], error)) from error
         if config['type'] == 'DecordInit' and start is not None:
             _start_at(results, start, _span(pipeline))
         if 'frame_inds' in results and results['video_reader'] is not None:  # decoded next
             frames = results['frame_inds']
             if len(set(frames.tolist())) < frames.size:
-                print_log(
+                yield (
                     f'{video} has only {results["total_frames"]} frames for a clip of '
-                    f'{frames.size} of them: some are repeated',
-                    logger='current',
-                    level=logging.WARNING,
+                    f'{frames.size} of them: some are repeated'
                 )
-    return results
+    yield results
 
 
 def _start_at(results: dict, start: float, span: int | None) -> None:
     """Leave of a video that was opened the frames from a second on, as many as a clip spans."""
-    first, total = round(start * results['avg_fps']), results['total_frames']
-    if not 0 <= first < total:
+    fps, total = results['avg_fps'], results['total_frames']
+    if not 0 <= start * fps < total:
         raise ValueError(
             f'the clip must start within the video, which lasts '
-            f'{total / results["avg_fps"]:.2f} seconds, got {start}'
+            f'{total / fps:.2f} seconds, got {start}'
         )
+    first = min(round(start * fps), total - 1)
     results['start_index'] = first
     results['total_frames'] = min(total - first, span or total)
 
