@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from mmsifa import __version__
-from mmsifa.analysis import processor_name
+from mmsifa.analysis import clip_of, processor_name
 from mmsifa.models import SIFA
 from mmsifa.ops import BACKENDS, inter_frame_attention
 
@@ -227,13 +227,11 @@ def time_network(
     for module in with_sifa.modules():
         if isinstance(module, SIFA):
             nn.init.normal_(module.conv_offset.weight, std=0.03)  # offsets as after training
-    steps = cfg.train_dataloader.dataset.pipeline
-    frames = next(step['clip_len'] for step in steps if 'clip_len' in step)
+    shape = clip_of(cfg, side=224).shape
     rng = np.random.default_rng(0)
     batch = {
         'inputs': [
-            torch.from_numpy(rng.integers(0, 256, (1, 3, frames, 224, 224), dtype=np.uint8))
-            for _ in range(args.clips)
+            torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(args.clips)
         ],
         'data_samples': [ActionDataSample().set_gt_label(0) for _ in range(args.clips)],
     }

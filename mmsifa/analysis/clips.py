@@ -61,8 +61,12 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
         raise ValueError('expected a train_pipeline or a test_pipeline in the config, got neither')
     is_2d = _is_2d(pipeline)
     frames, sampling = _sampling(pipeline, is_2d)
-    height, width = (side, side) if side else _size(pipeline)
-    return Clip(frames, height, width, sampling, is_2d)
+    size = (side, side) if side else frame_size(pipeline)
+    if size is None:
+        raise ValueError(
+            "the pipeline has no crop and no resizing that tells the frames' size: give it (--side)"
+        )
+    return Clip(frames, *size, sampling, is_2d)
 
 
 def _is_2d(pipeline: Sequence[ConfigDict]) -> bool:
@@ -101,19 +105,29 @@ def _sampler(pipeline: Sequence[ConfigDict]) -> ConfigDict:
     )
 
 
-def _size(pipeline: Sequence[ConfigDict]) -> tuple[int, int]:
-    """Return height and width of the frames that a pipeline makes."""
+def frame_size(pipeline: Sequence[dict]) -> tuple[int, int] | None:
+    """Return height and width of the frames that a pipeline makes, if it fixes them.
+
+    Args:
+        pipeline: The steps.
+
+    Returns:
+        Height and width in pixels, as its last crop or resizing tells them; None if none does.
+
+    Example:
+        >>> from mmsifa.apis import load_config
+        >>> frame_size(load_config('sifa_r50_k400').test_pipeline)
+        (256, 256)
+    """
     for step in reversed(pipeline):
-        if step.type == 'Resize' and not step.get('keep_ratio', True):
-            width, height = to_2tuple(step.scale)
+        if step['type'] == 'Resize' and not step.get('keep_ratio', True):
+            width, height = to_2tuple(step['scale'])
             return height, width
         for name in ('crop_size', 'input_size', 'size'):
-            if 'Crop' in step.type and name in step:
+            if 'Crop' in step['type'] and name in step:
                 width, height = to_2tuple(step[name])
                 return height, width
-    raise ValueError(
-        "the pipeline has no crop and no resizing that tells the frames' size: give it (--side)"
-    )
+    return None
 
 
 def views_of(config: Config) -> str:

@@ -6,6 +6,8 @@ import torch
 from mmaction.models.data_preprocessors import ActionDataPreprocessor
 from torch import Tensor, nn
 
+from mmsifa.analysis.clips import frame_size
+
 CROPS = {'CenterCrop': 1, 'ThreeCrop': 3}
 _ONE = 2048  # OpenCV's bilinear weights of bytes are multiples of 1/2048
 
@@ -23,25 +25,6 @@ def frame_steps(pipeline: Sequence[dict]) -> list[dict]:
             f'the test pipeline decodes no RGB frames into clips, its steps are {", ".join(names)}'
         )
     return list(pipeline[decoders[-1] + 1 : names.index('FormatShape')])
-
-
-def crop_size(pipeline: Sequence[dict]) -> tuple[int, int] | None:
-    """Return the height and width of the clips that a test pipeline makes, if it fixes them.
-
-    Example:
-        >>> from mmsifa.apis import load_config
-        >>> crop_size(load_config('sifa_r50_k400').test_pipeline)
-        (256, 256)
-    """
-    for step in reversed(frame_steps(pipeline)):
-        if 'crop_size' in step:
-            size = step['crop_size']
-            width, height = size if isinstance(size, Sequence) else (size, size)
-            return height, width
-        if step['type'] == 'Resize' and not step.get('keep_ratio', True):
-            width, height = step['scale']
-            return height, width
-    return None
 
 
 class Preprocess(nn.Module):
@@ -78,7 +61,7 @@ class Preprocess(nn.Module):
         self.resize = next((step for step in steps if step['type'] == 'Resize'), None)
         crop = steps[-1] if names and names[-1] in CROPS else None
         done = [step['type'] for step in (self.resize, crop) if step]
-        self.size = crop_size(pipeline)
+        self.size = frame_size(steps)
         if names != done or (self.resize and not self.size):
             raise ValueError(
                 'preprocessing can hold a Resize to a fixed size, or one before a CenterCrop or '

@@ -20,10 +20,11 @@ from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmsifa
+from mmsifa.analysis.clips import frame_size
 from mmsifa.atomic_write import write_atomically
 from mmsifa.export.clips import Sample, Sampler
 from mmsifa.export.formats import FORMATS
-from mmsifa.export.preprocess import Preprocess, crop_size
+from mmsifa.export.preprocess import Preprocess, frame_steps
 from mmsifa.export.scorer import Scorer
 
 ROUNDS = 5  # of timing
@@ -98,10 +99,11 @@ class Exporter:
         self.scorer = Scorer(recognizer, preprocess).eval().to(self.device)
         self.dynamic_frames = dynamic_frames
         self.sampler = Sampler(recognizer)
-        self.crops = crop_size(pipeline) is not None
+        fixed_size = frame_size(frame_steps(pipeline))
+        self.crops = fixed_size is not None
         self.videos = list(videos)
         self.frames = [self.sampler.video(path) for path in videos]
-        size = crop_size(pipeline) or size or (self.frames[0].shape[2:4] if videos else None)
+        size = fixed_size or size or (self.frames[0].shape[2:4] if videos else None)
         if size is None:
             raise ValueError(
                 "the test pipeline crops nothing, so that the frames' size is not known: give a "
