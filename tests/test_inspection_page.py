@@ -198,7 +198,7 @@ def test_every_layer_pair_and_head_is_chosen_by_the_keyboard(view, page, inspect
             assert (at['layer'], at['pair']) == (number, pair)
             assert [at['row'], at['column']] == place.tolist()
             for figure, frame in (('now', pair), ('next', pair + 1)):
-                label = f'clip frame {record.frames[frame] + 1} of 16'
+                label = f'clip frame {record.frames[frame]} of 0 to 15'
                 assert view[f'#{figure} .which'].text == label
             check_points(view, inspection)
             view.keys('#pair', Keys.ARROW_RIGHT)

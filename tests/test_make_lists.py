@@ -84,7 +84,7 @@ def test_lists_with_spaces_in_paths_are_read_by_our_data_set(
         shutil.copy(clip, target)
     message = fails(make_lists, [videos], capsys)
     assert message.startswith("'play guitar/take ")
-    assert 'choose another one, such as ","' in message
+    assert "choose another one, such as ','." in message
     assert not [*videos.glob('*_list_videos.txt')]
     make_lists([str(videos), '--delimiter', ','])
     data = CheckedVideoDataset(
@@ -116,15 +116,50 @@ def test_lists_that_are_there_stay(make_lists, videos, capsys):
         (lambda folder: shutil.rmtree(folder), 'no folder'),
         (lambda folder: (folder / 'x.mp4').touch(), 'x.mp4 is in no class'),
         (lambda folder: (folder / 'run/day1').mkdir(), 'day1 is a folder'),
-        (lambda folder: (folder / 'run/a\nb.mp4').touch(), "'run/a\\nb.mp4' cannot stand"),
+        (lambda folder: (folder / 'run/a\nb.mp4').touch(), "has the character '\\n', which breaks"),
+        (lambda folder: (folder / 'run/a\udcff.mp4').touch(), "has the character '\\udcff', which"),
+        (lambda folder: (folder / ' a').mkdir(), ' a must hold two videos'),
+        (
+            lambda folder: (folder / 'run/gone.mp4').symlink_to('nowhere'),
+            'gone.mp4 is a link to no',
+        ),
+        (
+            lambda folder: (folder / 'jog').symlink_to(folder / 'run'),
+            'run/0.MP4 and jog/0.MP4 are the same file, by a link: leave one of them',
+        ),
     ],
-    ids=['empty-class', 'one-class', 'no-folder', 'no-class', 'too-deep', 'line-break'],
+    ids=[
+        *('empty-class', 'one-class', 'no-folder', 'no-class', 'too-deep', 'line-break', 'no-text'),
+        *('space-first', 'broken-link', 'linked-twice'),
+    ],
 )
 def test_folders_that_make_no_lists_are_refused(make_lists, videos, change, message, capsys):
     change(videos)
-    # Whichever part the file with the line break is drawn into.
+    # Whichever part the file is drawn into.
     assert message in fails(make_lists, [videos], capsys)
     assert not [*videos.glob('*_list_videos.txt')]
+
+
+@pytest.mark.parametrize('delimiter', ['', '0', '\n', ', 1'])
+def test_delimiters_that_make_lists_unreadable_are_refused(make_lists, videos, delimiter, capsys):
+    message = fails(make_lists, [videos, f'--delimiter={delimiter}'], capsys)
+    assert 'must have a character, and no digit or line break' in message
+
+
+def test_a_tab_can_be_typed_and_names_that_lose_a_space_are_refused(make_lists, videos, capsys):
+    make_lists([str(videos), '--delimiter', r'\t'])
+    assert len(read(videos, 'train', '\t')) == 13
+    for i in range(2):
+        (videos / f'run/{i}.mp4 ').touch()
+        (videos / f' jump/{i}.mp4').parent.mkdir(exist_ok=True)
+        (videos / f' jump/{i}.mp4').touch()
+    message = fails(make_lists, [videos, '--delimiter', ','], capsys)
+    assert "' jump/0.mp4' starts or ends with a space" in message
+
+
+def test_out_that_is_a_file_is_no_list_to_overwrite(make_lists, videos, capsys):
+    message = fails(make_lists, [videos, '--out', videos / 'run/1.MP4'], capsys)
+    assert message.endswith('1.MP4 is a file')
 
 
 @pytest.mark.parametrize('share', ['0', '1', 'nan'])

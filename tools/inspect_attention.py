@@ -42,12 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     try:
         config = load_config(args.config, args.cfg_options)
         video_pipeline(config)  # refuses what takes no videos
-        names, _ = class_names(config, args.labels)
+        names, source = class_names(config, args.labels)
         model = load_recognizer(config, args.checkpoint, args.device)
         layers = sifa_layers(model)
         if args.layer not in (None, *layers):
             raise ValueError(f'there is no layer {args.layer}; there are {", ".join(layers)}')
-        inspection = inspect_video(model, args.video, args.start, names, args.checkpoint)
+        labels = None if source == 'numbers' else names
+        inspection = inspect_video(model, args.video, args.start, labels, args.checkpoint)
     except (ValueError, RuntimeError, CheckpointError, OSError) as error:
         parser.error(str(error))
     page, picture = args.out / 'index.html', args.out / 'summary.png'

@@ -15,15 +15,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the draw (0)')
     parser.add_argument('--out', type=Path, help='folder to write into (FOLDER)')
-    parser.add_argument('--delimiter', default=' ', help='between path and label (a space)')
+    parser.add_argument(
+        '--delimiter', default=' ', help=r'between path and label, \t for a tab (a space)'
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace lists that are there')
     args = parser.parse_args(argv)
     out = args.out or args.folder
-    if not args.delimiter:
-        parser.error('--delimiter must be a character or more, got none')
+    if out.exists() and not out.is_dir():
+        parser.error(f'--out must be a folder, and {out} is a file')
     try:
         split = split_class_folders(args.folder, args.val_share, args.seed)
-        write_lists(split, out, args.delimiter, args.overwrite)
+        write_lists(split, out, args.delimiter.replace(r'\t', '\t'), args.overwrite)
     except FileExistsError as error:
         parser.error(f'{error}; replace it with --overwrite or name another folder by --out')
     except (ValueError, OSError) as error:

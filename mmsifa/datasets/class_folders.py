@@ -1,6 +1,7 @@
 """Annotation lists of videos that are sorted into a folder for each class."""
 
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def split_class_folders(folder: str | Path, val_share: float = 0.2, seed: int = 
 
     Raises:
         ValueError: If there are fewer than two classes, a class has fewer than two videos, a video
-            lies in no class or too deep, or the share is not between 0 and 1.
+            lies in no class or too deep, has a name that no list can hold or is there twice by a
+            link, or the share is not between 0 and 1.
 
     Example:
         >>> folder = getfixture('tmp_path')
@@ -75,7 +77,13 @@ def split_class_folders(folder: str | Path, val_share: float = 0.2, seed: int = 
         deeper = [path for path in _visible(folder / name) if path.is_dir()]
         if deeper:
             raise ValueError(f'{deeper[0]} is a folder: expected videos FOLDER/CLASS/VIDEO')
-        videos = [f'{name}/{path.name}' for path in _visible(folder / name) if _is_video(path)]
+        found = [path for path in _visible(folder / name) if _is_video(path)]
+        broken = [path for path in found if not path.is_file()]
+        if broken:
+            raise ValueError(f'{broken[0]} is a link to no file: mend or remove it')
+        videos = [f'{name}/{path.name}' for path in found]
+        for video in videos:
+            _check_name(video)
         if len(videos) < 2:
             raise ValueError(
                 f'{folder / name} must hold two videos or more, to train and to validate with, got '
@@ -85,6 +93,11 @@ def split_class_folders(folder: str | Path, val_share: float = 0.2, seed: int = 
         drawn = set(random.Random(f'{seed}/{name}').sample(videos, count))
         val += [(video, label) for video in videos if video in drawn]
         train += [(video, label) for video in videos if video not in drawn]
+    files: dict[Path, str] = {}
+    for video, _ in sorted(train + val):
+        other = files.setdefault((folder / video).resolve(), video)
+        if other != video:
+            raise ValueError(f'{video} and {other} are the same file, by a link: leave one of them')
     return ClassFolders(classes, train, val)
 
 
@@ -101,18 +114,24 @@ def write_lists(
         overwrite: Whether files that are there with another content are replaced. Default: False.
 
     Raises:
-        ValueError: If a path cannot stand in a list with this delimiter.
+        ValueError: If a path cannot stand in a list with this delimiter, or no list can.
         FileExistsError: If a file is there with another content.
         OSError: If a file cannot be written.
     """
-    for path, _ in (*split.train, *split.val):
+    if not delimiter or re.search(r'[\d\r\n]', delimiter):
+        raise ValueError(
+            f'the delimiter must have a character, and no digit or line break, got {delimiter!r}'
+        )
+    paths = [path for path, _ in (*split.train, *split.val)]
+    for path in paths:
+        _check_name(path)
         if delimiter in path:
+            free = [repr(other) for other in (',', ';', '\t') if not any(other in p for p in paths)]
+            advice = f'choose another one, such as {free[0]}' if free else 'rename it'
             raise ValueError(
-                f'{path!r} has the delimiter {delimiter!r} in it: choose another one, such as ",", '
-                "and give it to the data sets, CheckedVideoDataset(delimiter=',')"
+                f'{path!r} has the delimiter {delimiter!r} in it: {advice}. The data sets need the '
+                'same one, CheckedVideoDataset(delimiter=...)'
             )
-        if path != path.strip() or not path.isprintable():
-            raise ValueError(f'{path!r} cannot stand in a list: rename it')
     files = {
         'train_list_videos.txt': _lines(split.train, delimiter),
         'val_list_videos.txt': _lines(split.val, delimiter),
@@ -132,6 +151,15 @@ def _visible(folder: Path) -> list[Path]:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
+
+
+def _check_name(path: str) -> None:
+    """Refuse a name that no list can hold."""
+    wrong = [letter for letter in path if not (letter.isprintable() or letter == ' ')]
+    if wrong:
+        raise ValueError(f'{path!r} has the character {wrong[0]!r}, which breaks a list: rename it')
+    if path != path.strip():
+        raise ValueError(f'{path!r} starts or ends with a space, which a list loses: rename it')
 
 
 def _lines(samples: Iterable[tuple[str, int]], delimiter: str) -> str:

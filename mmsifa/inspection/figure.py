@@ -22,6 +22,7 @@ from mmsifa.inspection.records import Array, Inspection, LayerAttention, to_pixe
 
 QUERY = '#ffe600'
 WIDTH = 7.2  # inches: two columns of a paper
+LOWEST_ROW = 0.5  # inches: room for the frames' numbers
 COLUMNS = (
     'frame t',
     'frame t, enlarged',
@@ -82,7 +83,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     positions = choose_positions(inspection, shown, count)
     frame_height, frame_width = inspection.frames.shape[1:3]
     panel = (WIDTH - 0.45) / len(COLUMNS)
-    row = (panel - 0.05) * min(frame_height / frame_width, 1) + 0.05
+    row = max((panel - 0.05) * min(frame_height / frame_width, 1) + 0.05, LOWEST_ROW)
     top, bottom = 0.52, 0.62
     height = top + row * len(positions) + bottom
     figure = Figure(figsize=(WIDTH, height))
@@ -100,11 +101,11 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     longest = _upper(np.hypot(offset[:, 0], offset[:, 1]))
     darkest, brightest = np.nanpercentile(shown.saliency, (1, 99)).tolist()
     entropy = shown.entropy().mean(axis=1)
-    signed = bool((shown.weights < 0).any())
+    signed = shown.signed()
     rows = grid.subplots(squeeze=False)
     for i, (position, axes) in enumerate(zip(positions, rows, strict=True)):
         t, following = shown.frames[position.pair : position.pair + 2]
-        view = _view(shown, position, frame_height, frame_width)
+        view = _view(shown, position, frame_height, frame_width, (panel - 0.05) / (row - 0.05))
         axes[0].imshow(inspection.frames[t])
         axes[1].imshow(inspection.frames[t])
         draw_samples(axes[2], inspection.frames[following], shown, position, signed)
@@ -129,7 +130,10 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
                 axis.set(xlim=extent[:2], ylim=extent[2:])
             if i == 0:
                 axis.set_title(COLUMNS[j], fontsize=7, pad=3)
-        axes[0].set_ylabel(f'frames {t} → {following}', fontsize=7, labelpad=3)
+        label = f'{t} → {following}'
+        if inspection.times:
+            label = f'{inspection.times[t]:.2f} s\n{label}'
+        axes[0].set_ylabel(label, fontsize=7, labelpad=3)
     _legends(figure, signed, longest, Normalize(darkest, brightest), panel, height)
     _title(figure, inspection, shown, height)
     return figure
@@ -225,20 +229,23 @@ def mark_query(
 def write_summary(
     inspection: Inspection, path: str | Path, layer: str | None = None, dpi: int = 300
 ) -> None:
-    """Write :func:`summary_figure` as a PNG file that is whole or not there.
+    """Write :func:`summary_figure` as a file that is whole or not there.
 
     Args:
         inspection: The clip and its layers.
-        path: The file; missing folders are made.
+        path: The file, PNG, PDF or SVG by its ending; missing folders are made.
         layer: Name of the layer. Defaults to the finest.
-        dpi: Pixels per inch. Defaults to 300, for print.
+        dpi: Pixels per inch, of the frames and maps also in a PDF. Defaults to 300, for print.
 
     Raises:
-        ValueError: If there is no such layer.
+        ValueError: If there is no such layer or the ending is another one.
         OSError: If the file cannot be written.
     """
+    kind = Path(path).suffix.lower().removeprefix('.')
+    if kind not in ('png', 'pdf', 'svg'):
+        raise ValueError(f'expected a file that ends in .png, .pdf or .svg, got {path}')
     content = BytesIO()
-    summary_figure(inspection, layer).savefig(content, format='png', dpi=dpi)
+    summary_figure(inspection, layer).savefig(content, format=kind, dpi=dpi)
     write_atomically(path, content.getvalue())
 
 
@@ -280,24 +287,27 @@ def _upper(values: Array) -> float:
 
 
 def _view(
-    layer: LayerAttention, position: Position, height: int, width: int
+    layer: LayerAttention, position: Position, height: int, width: int, aspect: float
 ) -> tuple[float, float, float, float]:
     """Return left, right, lower and upper end of what is enlarged: all samples in the frame.
 
     It is around the position, but moved where more than 1.5 feature pixels beyond the frame showed.
+    Then it is widened or heightened until width over height is ``aspect``.
     """
     pair, y, x = position
     sides = np.array(layer.saliency.shape[1:])
     reach = np.abs(layer.positions()[pair, :, :, y, x] - np.array([y, x])).max(axis=1)
     reach = reach[~layer.outside()[pair, :, y, x]]
     half = max(layer.dilation * (layer.kernel_size // 2), *reach.tolist(), 0) + 1.5
-    half = min(half, sides.max() / 2 + 1.5)
+    half = np.minimum(half, sides / 2 + 1.5)
     least = np.minimum(half - 2, (sides - 1) / 2)
     centre = np.clip([y, x], least, sides - 1 - least)
     (low, left), (high, right) = _pixels(
         np.stack([centre - half, centre + half]), layer, (height, width)
     )
-    return left, right, high, low
+    tall, wide = high - low, right - left
+    tall, wide = max(tall, wide / aspect) - tall, max(wide, tall * aspect) - wide
+    return left - wide / 2, right + wide / 2, high + tall / 2, low - tall / 2
 
 
 def _legends(
@@ -323,8 +333,8 @@ def _legends(
         bar = figure.colorbar(
             ScalarMappable(norm, colormaps[colours]), cax=axes, orientation='horizontal'
         )
-        bar.set_ticks(np.linspace(*bar.ax.get_xlim(), 3).tolist())
-        bar.ax.set_xticklabels([_short(tick) for tick in bar.get_ticks()], fontsize=6)
+        ticks = np.linspace(*bar.ax.get_xlim(), 3).tolist()
+        bar.set_ticks(ticks, labels=_alike(ticks), fontsize=6)
         bar.ax.tick_params(length=2, pad=1)
         for label, alignment in zip(
             bar.ax.get_xticklabels(), ('left', 'center', 'right'), strict=True
@@ -345,6 +355,15 @@ def _legends(
 def _short(number: float) -> str:
     """Format a number with two or three digits, without an exponent where it has up to five."""
     return f'{number:.0f}' if 100 <= abs(number) < 1e5 else f'{number:.2g}'
+
+
+def _alike(numbers: Sequence[float]) -> list[str]:
+    """Format numbers with the decimals that the largest needs for two digits, if any."""
+    largest = max(map(abs, numbers))
+    if not 1e-4 <= largest < 1e5:
+        return [_short(number) for number in numbers]
+    decimals = max(0, 1 - int(np.floor(np.log10(largest))))
+    return [f'{number:.{decimals}f}' for number in numbers]
 
 
 def _title(figure: Figure, inspection: Inspection, layer: LayerAttention, height: float) -> None:

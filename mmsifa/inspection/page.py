@@ -17,12 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmsifa.atomic_write import write_atomically
+from mmsifa.inspection.figure import weight_colours
 from mmsifa.inspection.positions import choose_positions
 from mmsifa.inspection.records import Inspection, LayerAttention
 
 TEMPLATES = files('mmsifa.inspection') / 'templates'
 SCRIPTS = ('data.js', 'paint.js', 'page.js')
-COLOURS = {'sequential': 'viridis', 'diverging': 'RdBu_r'}
+COLOURS = {
+    'map': 'viridis',
+    'positive': weight_colours(False)[0],
+    'signed': weight_colours(True)[0],
+}
 
 
 def write_page(inspection: Inspection, path: Path) -> None:
@@ -102,6 +107,7 @@ def _content(inspection: Inspection) -> dict:
         'height': height,
         'width': width,
         'length': length,
+        'times': inspection.times,
         'frames': {int(index): _jpeg(inspection.frames[index]) for index in sorted(shown)},
         'layers': layers,
         'arrays': base64.b64encode(packed).decode(),
@@ -126,6 +132,7 @@ def _layer(layer: LayerAttention, arrays: list[NDArray[np.float16]]) -> dict:
         'frames': [int(index) for index in layer.frames],
         'pairs': len(layer.offset),
         'heads': layer.weights.shape[1],
+        'signed': layer.signed(),
         'height': layer.offset.shape[3],
         'width': layer.offset.shape[4],
         'exponents': exponents,

@@ -23,7 +23,8 @@ def choose_positions(
 
     One after the other the position whose patch differs most between the two frames is taken.
     Positions within a fifth of the map's longer side of one that is taken are left out, as long
-    as there are others, and differences within its pair of frames count half.
+    as there are others, and so are those at the border of the frame, some of whose neighbours are
+    outside. Differences within a pair of frames that is taken count half.
 
     Args:
         inspection: The clip.
@@ -41,12 +42,13 @@ def choose_positions(
             for c in abs(np.diff(gray, axis=0))
         ]
     )
-    free = np.ones((height, width), bool)
+    free = np.zeros((height, width), bool)
+    free[1:-1, 1:-1] = True
     rows, columns = np.indices(free.shape)
     taken: list[Position] = []
     for _ in range(count):
         if not free.any():
-            free[:] = True
+            free[:] = True  # the border, too
             for other in taken:
                 free[other.y, other.x] = False
             if not free.any():

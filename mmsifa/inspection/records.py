@@ -58,6 +58,10 @@ class LayerAttention:
         entropy = -(share * logs).sum(axis=2) / max(np.log(size.shape[2]), 1e-12)
         return np.clip(entropy, 0, 1)  # rounding leaves the range
 
+    def signed(self) -> bool:
+        """Return whether there are negative weights, which need a scale of their own."""
+        return bool((self.weights < 0).any())
+
     def outside(self) -> NDArray[np.bool_]:
         """Return which samples lie outside the frame and count as zero, (T - 1, K*K, H, W)."""
         height, width = self.offset.shape[-2:]
@@ -76,6 +80,7 @@ class Inspection:
         frames: The clip as the network saw it, (frames, height, width, 3), RGB, 0 to 255.
         layers: Its SIFA layers, in the order in which they ran.
         scores: Names and scores of the best classes, the best first.
+        times: Of each frame its place in the video in seconds. Defaults to None: not known.
     """
 
     video: str
@@ -84,6 +89,7 @@ class Inspection:
     frames: NDArray[np.uint8]
     layers: list[LayerAttention]
     scores: list[tuple[str, float]] = field(default_factory=list)
+    times: Sequence[float] | None = None
 
 
 def to_pixels(positions: Array, map_size: int, frame_size: int) -> Array:

@@ -68,7 +68,7 @@ def inspect_video(
     if labels is not None and classes is not None and len(labels) != classes:
         raise ValueError(f'expected a label for each of {classes} classes, got {len(labels)}')
     init_default_scope(config.get('default_scope', 'mmaction'))
-    data = _load_clip(one_view_pipeline(config), Path(video), start)
+    data, times = _load_clip(one_view_pipeline(config), Path(video), start)
     with torch.no_grad():
         data = preprocess(pseudo_collate([data]), False)
         views, num_frames = clip_sizes(model, data['inputs'][0])
@@ -87,6 +87,7 @@ def inspect_video(
         frames=clip_frames(model, data['inputs'][0]),
         layers=layers,
         scores=best_scores(sample.pred_score, labels, num_scores),
+        times=times,
     )
 
 
@@ -118,8 +119,8 @@ def one_view_pipeline(config: Config) -> list[dict]:
     return steps
 
 
-def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> dict:
-    """Read a clip in a process of its own, which the decoder may crash or print in."""
+def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> tuple[dict, list[float]]:
+    """Read a clip and its frames' times in a process that the decoder may crash or print in."""
     from mmsifa.apis.video_reader import Worker
 
     with closing(Worker(_read_clip, pipeline, video, start)) as worker:
@@ -135,7 +136,7 @@ def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> dict:
 
 
 def _read_clip(pipeline: list[dict], video: Path, start: float | None) -> Iterator[Any]:
-    """Yield warnings, then the clip, or the error if the video is not at fault."""
+    """Yield warnings, then the clip and its times, or the error if the video is not at fault."""
     try:
         yield from _run_steps(pipeline, video, start)
     except UnreadableVideoError:
@@ -146,6 +147,7 @@ def _read_clip(pipeline: list[dict], video: Path, start: float | None) -> Iterat
 
 def _run_steps(pipeline: list[dict], video: Path, start: float | None) -> Iterator[Any]:
     results: Any = dict(filename=str(video), label=-1, start_index=0, modality='RGB')
+    times: list[float] = []
     for config in pipeline:
         try:
             results = Compose([config])(results)
@@ -159,12 +161,13 @@ def _run_steps(pipeline: list[dict], video: Path, start: float | None) -> Iterat
             _start_at(results, start, _span(pipeline))
         if 'frame_inds' in results and results['video_reader'] is not None:  # decoded next
             frames = results['frame_inds']
+            times = (frames / results['avg_fps']).tolist()
             if len(set(frames.tolist())) < frames.size:
                 yield (
                     f'{video} has only {results["total_frames"]} frames for a clip of '
                     f'{frames.size} of them: some are repeated'
                 )
-    yield results
+    yield results, times
 
 
 def _start_at(results: dict, start: float, span: int | None) -> None:

@@ -33,7 +33,8 @@ class SIFAVisualizationHook(Hook):
     Their step is the epoch, or the iteration in training by iterations. The validation's own
     forward pass is looked at (:func:`~mmsifa.inspection.capture_attention`): there is no other, and
     batches without such a sample run as without the hook. With several processes it looks at the
-    samples of the first. Parts of a network that are compiled are not seen.
+    samples of the first. A module that was compiled by itself is not seen. After a validation that
+    an error broke off, its hooks stay in the network until the next one.
 
     Args:
         interval: Every how many validation samples one is shown. Defaults to 1.

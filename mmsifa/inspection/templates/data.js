@@ -25,6 +25,7 @@ class Layer {
     Object.assign(this, record);
     this.cells = this.height * this.width;
     this.taps = this.kernelSize ** 2;
+    this.weightColours = this.signed ? 'signed' : 'positive';
     this.cache = new Map();
   }
 

@@ -20,19 +20,27 @@ let layers;
 let images;
 let layer; // the chosen one
 let held = false;
+let place; // that was last pointed at, in shares of the frame
 let playing;
 let settling;
 let drawing = { frames: false, requested: false };
 
 const clamp = (value, size) => Math.min(Math.max(Math.round(value) || 0, 0), size - 1);
-const row = () => clamp(control.row.valueAsNumber, layer.height);
-const column = () => clamp(control.column.valueAsNumber, layer.width);
+const row = () => clamp(Math.floor(place.y * layer.height), layer.height);
+const column = () => clamp(Math.floor(place.x * layer.width), layer.width);
 const pair = () => control.pair.valueAsNumber;
 const head = () => Number(control.head.value);
 
+// What the user chooses by rows and columns is their middle in the frame.
 function moveTo(newRow, newColumn) {
-  control.row.value = clamp(newRow, layer.height);
-  control.column.value = clamp(newColumn, layer.width);
+  pointAt((clamp(newRow, layer.height) + 0.5) / layer.height,
+    (clamp(newColumn, layer.width) + 0.5) / layer.width);
+}
+
+function pointAt(y, x) {
+  place = { y, x };
+  control.row.value = row();
+  control.column.value = column();
   draw();
 }
 
@@ -63,7 +71,8 @@ function drawFrames() {
   }
   figures.forEach(({ overlay, canvas, which, legend }, i) => {
     const index = layer.frames[pair() + i];
-    which.textContent = `clip frame ${index + 1} of ${data.length}`;
+    const time = data.times ? `, ${data.times[index].toFixed(2)} s` : '';
+    which.textContent = `clip frame ${index} of 0 to ${data.length - 1}${time}`;
     paintFrame(canvas, images[index], opacity, overlay.value, layer, pair(), head());
     paintLegend(legend, overlay.value, layer, head());
   });
@@ -79,7 +88,8 @@ function drawPoints() {
   paintPoints(byId('points'), layer, row(), column(), taps, largest);
 
   byId('weight-scale').replaceChildren(
-    element('span', {}, 'Weight'), ...colourBar('diverging', -largest, largest));
+    element('span', {}, 'Weight'),
+    ...colourBar(layer.weightColours, layer.signed ? -largest : 0, largest));
   byId('taps').tBodies[0].replaceChildren(
     ...taps.map(({ tap, offset, pixel, outside, weight }) => element(
       'tr', outside ? { class: 'outside' } : {},
@@ -106,7 +116,7 @@ function summary(taps) {
 
 // Announces what is shown and keeps it in the address.
 function settle() {
-  byId('live').textContent = byId('summary').textContent;
+  if (!playing) byId('live').textContent = byId('summary').textContent;
   const choice = Object.entries(control).map(([name, { value }]) => [name, value]);
   history.replaceState(null, '', `#${new URLSearchParams(choice)}`);
 }
@@ -121,12 +131,11 @@ function restore() {
   take('layer');
   chooseLayer();
   Object.keys(control).filter((name) => name !== 'layer').forEach(take);
-  moveTo(row(), column());
+  moveTo(control.row.valueAsNumber, control.column.valueAsNumber);
 }
 
 // Fits the other controls to the chosen layer and stays at the same place of the frame.
 function chooseLayer() {
-  const before = layer && { row: row() + 0.5, column: column() + 0.5, layer };
   layer = layers[control.layer.value];
   control.pair.max = layer.pairs - 1;
   control.row.max = layer.height - 1;
@@ -140,11 +149,7 @@ function chooseLayer() {
     new Option('Mean of all', -1),
     ...Array.from({ length: layer.heads }, (_, h) => new Option(`${h + 1}`, h)));
   control.head.value = chosen < layer.heads ? chosen : -1;
-  if (before) {
-    moveTo(
-      Math.floor((before.row / before.layer.height) * layer.height),
-      Math.floor((before.column / before.layer.width) * layer.width));
-  }
+  if (place) pointAt(place.y, place.x);
   draw({ frames: true });
 }
 
@@ -164,15 +169,13 @@ function play() {
 
 function follow({ clientX, clientY }) {
   const box = byId('query').getBoundingClientRect();
-  moveTo(
-    Math.floor(((clientY - box.top) / box.height) * layer.height),
-    Math.floor(((clientX - box.left) / box.width) * layer.width));
+  pointAt((clientY - box.top) / box.height, (clientX - box.left) / box.width);
 }
 
 function listen() {
   const query = byId('query');
   query.addEventListener('pointermove', (event) => {
-    if (!held && event.pointerType === 'mouse') follow(event);
+    if (event.pointerType === 'mouse' ? !held : event.buttons) follow(event);
   });
   query.addEventListener('click', (event) => {
     held = !held && event.pointerType === 'mouse';
@@ -186,13 +189,16 @@ function listen() {
     moveTo(row() + step[0], column() + step[1]);
   });
 
-  control.layer.addEventListener('input', chooseLayer);
+  control.layer.addEventListener('change', chooseLayer);
   for (const name of ['pair', 'head', 'now', 'next', 'opacity']) {
     control[name].addEventListener('input', () => draw({ frames: true }));
   }
   for (const name of ['row', 'column']) {
-    control[name].addEventListener('input', () => draw());
-    control[name].addEventListener('change', () => moveTo(row(), column()));
+    control[name].addEventListener('input', () => {
+      if (control[name].value === '') return;
+      moveTo(control.row.valueAsNumber, control.column.valueAsNumber);
+    });
+    control[name].addEventListener('change', () => pointAt(place.y, place.x));
   }
   byId('controls').addEventListener('submit', (event) => event.preventDefault());
   byId('play').addEventListener('click', () => (playing ? stop() : play()));
@@ -203,7 +209,7 @@ async function start() {
   [layers, images] = await Promise.all([unpackLayers(), loadFrames()]);
   for (const [index, { name, height, width, kernelSize, dilation, pairs }] of layers.entries()) {
     const window = `${kernelSize} × ${kernelSize}${dilation > 1 ? `, dilation ${dilation}` : ''}`;
-    const text = `${name} (${height} × ${width}, taps ${window}${pairs ? '' : ', no pair'})`;
+    const text = `${height} × ${width}: ${name} (taps ${window}${pairs ? '' : ', no pair'})`;
     control.layer.add(Object.assign(new Option(text, index), { disabled: !pairs }));
   }
   control.layer.value = layers.findIndex(({ pairs }) => pairs);

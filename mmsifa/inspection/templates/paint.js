@@ -93,7 +93,7 @@ function paintFrame(canvas, image, opacity, overlay, layer, pair, head) {
       if (!Number.isFinite(value)) return null;
       return overlay === 'wheel'
         ? wheelColour(map.dy[at], map.dx[at], map.max > 0 ? value / map.max : 0)
-        : colourOf('sequential', shareOf(value, map));
+        : colourOf('map', shareOf(value, map));
     }), 0, 0, width, height);
 }
 
@@ -146,7 +146,7 @@ const element = (tag, attributes = {}, ...children) => {
 function colourBar(use, min, max) {
   const bar = element('span', { class: 'bar' });
   bar.style.backgroundImage = gradient(use);
-  const middle = use === 'diverging' ? [element('span', {}, '0')] : [];
+  const middle = use === 'signed' ? [element('span', {}, '0')] : [];
   const numbers = element(
     'span', { class: 'numbers' },
     element('span', {}, short(min)), ...middle, element('span', {}, short(max)));
@@ -175,7 +175,7 @@ function paintLegend(box, overlay, layer, head) {
   const map = layer.map(kind, head);
   if (map.min > map.max) return box.replaceChildren(`${title}: no finite values`);
   if (kind !== 'offset') {
-    box.replaceChildren(element('span', {}, title), ...colourBar('sequential', map.min, map.max));
+    box.replaceChildren(element('span', {}, title), ...colourBar('map', map.min, map.max));
     return undefined;
   }
   const pixels = map.max * (data.height / layer.height);
@@ -230,7 +230,8 @@ function paintPoints(target, layer, row, column, taps, largest) {
     } else {
       const share = Number.isFinite(weight) && largest > 0 ? weight / largest : 0;
       const r = radius * (0.3 + 0.7 * Math.sqrt(Math.abs(share)));
-      const fill = css(colourOf('diverging', (share + 1) / 2));
+      const fill = css(colourOf(
+        layer.weightColours, layer.signed ? (share + 1) / 2 : share));
       points.push(svg('circle', { class: 'point', 'data-tap': k, cx: x, cy: y, r, fill }));
     }
   }
