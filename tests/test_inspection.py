@@ -1,6 +1,7 @@
 """What is recorded of inter-frame attention, against the method, and what is drawn of it."""
 
 from contextlib import contextmanager
+from itertools import pairwise
 
 import cv2
 import decord
@@ -18,7 +19,13 @@ from mmsifa.apis import load_config
 from mmsifa.datasets.checked import UnreadableVideoError
 from mmsifa.inspection import Inspection, LayerAttention, capture_attention, inspect_video
 from mmsifa.inspection.capture import frames_of_features
-from mmsifa.inspection.figure import finest_layer, flow_colours, summary_figure
+from mmsifa.inspection.figure import (
+    figure_to_image,
+    finest_layer,
+    flow_colours,
+    summary_figure,
+    write_summary,
+)
 from mmsifa.inspection.positions import choose_positions
 from mmsifa.inspection.video import one_view_pipeline
 from mmsifa.models import SIFA, SIFANet, SIFAPlugin, SIFATransformer
@@ -345,6 +352,34 @@ def moving_square(deformed=True):
     return Inspection('a.mp4', 'b.py', 'c.pth', frames, [layer], [('left', 0.5)])
 
 
+def test_entropy_is_0_for_one_tap_and_1_for_all_alike():
+    layer = moving_square().layers[0]  # one tap
+    assert not layer.entropy().any()
+    layer.weights[:] = -0.3  # their sizes count
+    np.testing.assert_allclose(layer.entropy(), 1, rtol=1e-6)
+    layer.weights[:] = 0  # none: all alike
+    np.testing.assert_allclose(layer.entropy(), 1, rtol=1e-6)
+    layer.weights[:, :, [2, 5]] = 0.1
+    np.testing.assert_allclose(layer.entropy(), np.log(2) / np.log(9), rtol=1e-6)
+    layer.weights[:] = np.random.default_rng(0).normal(1, 1e-4, layer.weights.shape)
+    assert layer.entropy().max() <= 1
+
+
+@pytest.mark.parametrize(('height', 'width'), [(16, 64), (36, 64), (48, 64), (64, 40)])
+def test_labels_of_the_rows_do_not_overlap(height, width):
+    inspection = moving_square()
+    inspection.frames = inspection.frames[:, :height, :width]
+    inspection.times = [123.45, 123.95]
+    figure = summary_figure(inspection)
+    figure_to_image(figure)
+    rows = figure.axes[: 4 * 6 : 6]
+    boxes = [axes.yaxis.label.get_window_extent() for axes in rows]
+    for upper, lower in pairwise(boxes):
+        assert lower.y1 < upper.y0
+    for axes in figure.axes[1 : 4 * 6 : 6]:  # enlarged views fill their panels
+        assert axes.bbox.width == pytest.approx(max(a.bbox.width for a in figure.axes), abs=1)
+
+
 def test_positions_are_where_something_moves_and_apart():
     inspection = moving_square()
     layer = inspection.layers[0]
@@ -380,6 +415,14 @@ def test_the_figure_shows_samples_where_they_are():
     assert np.allclose(field, flow_colours(np.array([[[0.0]], [[1.0]]]), 1)[0, 0])
     assert 'left, 50.0%' in figure.texts[-1].get_text()
     assert not summary_figure(moving_square(deformed=False)).axes[3].images[0].get_array().min() < 1
+
+
+def test_the_ending_names_the_format_of_the_picture(tmp_path):
+    for name, start in (('a.png', b'\x89PNG'), ('a.PDF', b'%PDF'), ('a.svg', b'<?xml')):
+        write_summary(moving_square(), tmp_path / name, dpi=40)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    with pytest.raises(ValueError, match=r'ends in \.png, \.pdf or \.svg, got '):
+        write_summary(moving_square(), tmp_path / 'a.jpg')
 
 
 def test_colours_tell_directions_and_lengths():

@@ -183,7 +183,7 @@ def test_arrow_keys_and_numbers_move_the_position(view, page, inspection):
 
 
 def test_every_layer_pair_and_head_is_chosen_by_the_keyboard(view, page, inspection):
-    place, before = np.array([7, 20]), 28
+    place = np.array([7.5, 20.5]) / 28  # in shares of the frame, and stays there
     view.open(page, 'row=7&column=20')
     options = view.driver.find_elements(By.CSS_SELECTOR, '#layer option')
     assert [option.is_enabled() for option in options] == [True] * 5 + [False]
@@ -191,12 +191,11 @@ def test_every_layer_pair_and_head_is_chosen_by_the_keyboard(view, page, inspect
         if number:
             view.keys('#layer', Keys.ARROW_DOWN)
         side = record.offset.shape[-1]
-        place, before = ((place + 0.5) * side / before).astype(int), side
         view.keys('#pair', Keys.HOME)
         for pair in range(len(record.offset)):
             at = view.values()
             assert (at['layer'], at['pair']) == (number, pair)
-            assert [at['row'], at['column']] == place.tolist()
+            assert [at['row'], at['column']] == np.floor(place * side).tolist()
             for figure, frame in (('now', pair), ('next', pair + 1)):
                 label = f'clip frame {record.frames[frame]} of 0 to 15'
                 assert view[f'#{figure} .which'].text == label

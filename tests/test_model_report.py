@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import statistics
 from pathlib import Path
 
 import matplotlib.image
@@ -227,6 +228,7 @@ def reported(tool, tmp_path_factory):
     page.write_text(f'# Page\n\n{tool.START}\n{tool.END}\n\nThe end.\n')
     configs = ['nope', folder / 'broken.py', 'tiny=sifa_tiny_motion', folder / 'no_training.py']
     options = ['--out', folder / 'out', '--page', page, '--side', 32, '--rounds', 2]
+    options += ['--batch-size', 2]
     with pytest.raises(SystemExit) as exit_:
         tool.main([str(part) for part in (*configs, *options)])
     return folder, exit_.value.code
@@ -250,7 +252,8 @@ def test_what_fails_is_named_and_the_rest_is_measured(reported):
     assert tiny['optimizer'] == 'SGD'
     for entry in (tiny['forward'], tiny['training step'], no_training['forward']):
         assert len(entry['seconds_of_rounds']) == 2
-        assert entry['clips_per_second'] > 0
+        seconds = statistics.median(entry['seconds_of_rounds'])  # of a batch of two clips
+        assert entry['clips_per_second'] == pytest.approx(2 / seconds, rel=1e-3)
         assert entry['peak_memory'] > 4 * tiny['parameters']
     assert tiny['training step']['peak_memory'] > tiny['forward']['peak_memory']
     assert 'training step' not in no_training

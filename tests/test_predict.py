@@ -34,6 +34,7 @@ from mmsifa.apis import (
     sliding_windows,
     video_pipeline,
 )
+from mmsifa.apis.annotation import annotate_video
 from mmsifa.apis.timeline import best_runs, spans
 from mmsifa.apis.video_reader import Worker, video_samples
 
@@ -285,8 +286,9 @@ def test_where_windows_overlap_the_nearest_counts():
     windows = [Window(0, 4, 0.0, 4.0), Window(2, 6, 2.0, 6.0), Window(20, 24, 20.0, 24.0)]
     predictions = [Prediction(s, w) for s, w in zip(scores, windows, strict=True)]
     assert spans(predictions) == [(0, 3), (3, 6), (20, 24)]
-    runs = [(start, end, index) for start, end, index, _ in best_runs(predictions)]
-    assert runs == [(0, 6, 0), (20, 24, 1)]
+    runs = best_runs(predictions)
+    assert [run[:3] for run in runs] == [(0, 6, 0), (20, 24, 1)]
+    assert [score for *_, score in runs] == pytest.approx([0.8, 0.8])  # the mean of 0.9 and 0.7
 
 
 def test_the_timeline_shows_long_names_and_hundreds_of_windows(tmp_path):
@@ -300,6 +302,60 @@ def test_the_timeline_shows_long_names_and_hundreds_of_windows(tmp_path):
     y, x = np.nonzero(np.abs(picture - (37, 231, 253)).sum(2) < 6)  # the colour of high scores
     assert len(y) > 10000
     assert np.corrcoef(y, x)[0, 1] > 0.95
+    y, x = np.nonzero(np.abs(picture - (60, 20, 220)).sum(2) < 6)  # the lines of the best classes
+    assert len(y) > 1000
+    assert np.corrcoef(y, x)[0, 1] > 0.95
+
+
+def test_frames_have_the_caption_of_their_window(clips, tmp_path, monkeypatch):
+    def panel(caption, size):
+        grey = {'dark': 40, 'light': 220}[caption[0][0]]
+        return np.dstack([np.full((64, 64, 3), grey, np.float32), np.full((64, 64), 255)])
+
+    monkeypatch.setattr('mmsifa.apis.annotation._panel', panel)
+    scores = (torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9]))
+    windows = (Window(0, 9, 0.0, 0.375), Window(9, 18, 0.375, 0.75))  # 24 frames a second
+    predictions = [Prediction(s, w) for s, w in zip(scores, windows, strict=True)]
+    annotate_video(tmp_path / 'o.mp4', VideoResult(clips[0], predictions, 2), ['dark', 'light'])
+    frames = decord.VideoReader(str(tmp_path / 'o.mp4')).get_batch(range(18)).asnumpy()
+    shades = frames[:, -60:-4, 4:60].mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(shades, [40] * 9 + [220] * 9, atol=8)
+
+
+def test_videos_of_several_sizes_are_never_in_one_batch(weights, clips, tmp_path):
+    frames = decord.VideoReader(clips[0]).get_batch(range(18)).asnumpy()
+    large = str(tmp_path / 'large.mp4')
+    writer = cv2.VideoWriter(large, cv2.VideoWriter.fourcc(*'mp4v'), 24, (112, 112))
+    for frame in frames:
+        writer.write(cv2.resize(frame, (112, 112))[..., ::-1])
+    writer.release()
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    videos = [clips[0], large, clips[1]]
+    together = [r.predictions[0].scores for r in predict_videos(model, videos, batch_size=3)]
+    alone = [next(predict_videos(model, [video])).predictions[0].scores for video in videos]
+    torch.testing.assert_close(together, alone)
+
+
+def test_one_video_at_a_time_where_the_config_limits_the_views(weights, clips, monkeypatch):
+    options = {**SMALL, 'model.test_cfg': dict(max_testing_views=2)}
+    model = load_recognizer(load_config('sifa_tiny_motion', options), weights)
+    test_step, sizes = model.test_step, []
+    monkeypatch.setattr(
+        model, 'test_step', lambda data: (sizes.append(len(data['inputs'])), test_step(data))[1]
+    )
+    list(predict_videos(model, clips[:3], batch_size=3))
+    assert sizes == [1, 1, 1]
+
+
+def test_mixed_precision_is_used_and_gives_float32_scores(weights, clips):
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    full, mixed = (
+        next(predict_videos(model, clips[:1], amp=amp)).predictions[0].scores
+        for amp in (False, True)
+    )
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(mixed, full)
+    torch.testing.assert_close(mixed, full, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The tutorial, command by command, from a folder of videos to an exported model in use."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ def test_commands_print_what_the_tutorial_says(checkout, run):
     env = os.environ | {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
     run('python', 'tools/run_docs.py', 'docs/tutorial.md', '--check', cwd=checkout, env=env)
     work = checkout / 'work_dirs/mine'
+    (test,) = (json.loads(log.read_text()) for log in work.glob('test/*/*.json'))
+    assert test['acc/top1'] >= 0.75  # by chance 0.25
     assert (work / 'learning_curve.png').read_bytes().startswith(b'\x89PNG')
     assert (work / 'inspection/index.html').stat().st_size > 10000
 

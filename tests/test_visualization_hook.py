@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import cv2
+import decord
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmsifa.engine.hooks import SIFAVisualizationHook
+from mmsifa.inspection.figure import summary_figure
 from mmsifa.models import SIFA
+from mmsifa.ops import inter_frame_attention_weights
 
 names = (f'visualization_{i}' for i in count())
 LAYERS = ('backbone.layer2.1.sifa', 'backbone.layer3.1.sifa')
@@ -40,7 +43,10 @@ class HooksOfLayersHook(Hook):
 
 @pytest.fixture(scope='module')
 def build(root, motion_data, tmp_path_factory):
-    """Build the runner of a small SIFA-Net, whose 9 validation clips come in batches of 4."""
+    """Build the runner of a small SIFA-Net.
+
+    Its 9 validation videos come in batches of 4, two clips of each.
+    """
     folder = tmp_path_factory.mktemp('runs')
 
     def build(hook, **options):
@@ -54,8 +60,8 @@ def build(root, motion_data, tmp_path_factory):
             loader.update(num_workers=0, persistent_workers=False, batch_size=4)
             loader.dataset.ann_file = str(motion_data / f'{part}_list_videos.txt')
             loader.dataset.data_prefix = dict(video=str(motion_data / f'videos_{part}'))
-        for step in (config.val_dataloader.dataset.pipeline[-1],):
-            step['meta_keys'] = ('filename',)
+        config.val_dataloader.dataset.pipeline[1]['num_clips'] = 2
+        config.val_dataloader.dataset.pipeline[-1]['meta_keys'] = ('filename',)
         config.test_dataloader = config.test_evaluator = config.test_cfg = None
         config.train_cfg.update(max_epochs=2, val_interval=1)
         config.custom_hooks = [*hook, dict(type='HooksOfLayersHook')]
@@ -77,8 +83,17 @@ def passes_of(runner):
 
 @pytest.fixture(scope='module')
 def trained(build):
-    runner = build([dict(type='SIFAVisualizationHook', interval=3, num_samples=2)])
-    runner.train()
+    """A runner after its training, with what it drew as ``drawn``."""
+    runner = build([dict(type='SIFAVisualizationHook', interval=5, num_samples=2)])
+    runner.drawn = []
+
+    def draw(inspection, layer):
+        runner.drawn.append(inspection)
+        return summary_figure(inspection, layer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmsifa.inspection.figure.summary_figure', draw)
+        runner.train()
     return runner
 
 
@@ -87,14 +102,25 @@ def vis_data(trained):
     return Path(trained.log_dir) / 'vis_data'
 
 
-def test_pictures_of_every_third_sample_up_to_two_in_every_validation(vis_data):
-    stems = ('sifa_0_00000_left', 'sifa_1_00003_down')
+def test_pictures_of_every_fifth_sample_up_to_two_in_every_validation(vis_data):
+    stems = ('sifa_0_00000_left', 'sifa_1_00005_away')
     wanted = {f'{stem}_{epoch}.png' for stem in stems for epoch in (1, 2)}
     assert {path.name for path in (vis_data / 'vis_image').iterdir()} == wanted
     for name in wanted:
         picture = cv2.imread(str(vis_data / 'vis_image' / name))
         assert picture.shape[1] == 7.2 * 150
         assert picture.std() > 20
+
+
+def test_pictures_show_the_frames_of_their_video(trained, motion_data):
+    assert [inspection.video for inspection in trained.drawn[2:]] == [
+        '00000_left.mp4',
+        '00005_away.mp4',
+    ]
+    for inspection in trained.drawn[2:]:
+        video = decord.VideoReader(str(motion_data / 'videos_val' / inspection.video))
+        frames = video.get_batch(range(len(video))).asnumpy()
+        assert any(np.array_equal(frames[i : i + 16], inspection.frames) for i in range(3))
 
 
 def test_both_backends_get_the_same(vis_data):
@@ -111,18 +137,18 @@ def test_both_backends_get_the_same(vis_data):
     for tag in tags:
         values = [(event.step, event.value) for event in events.Scalars(tag)]
         assert values == [(i + 1, pytest.approx(line[tag])) for i, line in enumerate(lines)]
-    images = events.Images('sifa_1_00003_down')
+    images = events.Images('sifa_1_00005_away')
     assert [image.step for image in images] == [1, 2]
     shown = cv2.imdecode(np.frombuffer(images[1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
-    written = cv2.imread(str(vis_data / 'vis_image/sifa_1_00003_down_2.png'))
+    written = cv2.imread(str(vis_data / 'vis_image/sifa_1_00005_away_2.png'))
     assert np.array_equal(shown, written)
 
 
 def test_one_forward_pass_and_hooks_only_where_a_sample_is_shown(trained):
     seen = [(training, hooks) for training, hooks, _ in passes_of(trained)]
-    # 16 training clips and 9 validation clips in batches of 4; samples 0 and 3 are in the first
-    per_layer = 2 * 2 * len(LAYERS)  # two samples, a layer and its offset predictor
-    epoch = [(True, 0)] * 4 + [(False, per_layer), (False, 0), (False, 0)]
+    # 16 training clips and 9 validation clips in batches of 4; samples 0 and 5 are in two of them
+    hooks = 2 * len(LAYERS)  # a layer and its offset predictor
+    epoch = [(True, 0)] * 4 + [(False, hooks), (False, hooks), (False, 0)]
     assert seen == epoch * 2
     assert not hooks_of(trained.model)
 
@@ -131,7 +157,8 @@ def test_one_forward_pass_and_hooks_only_where_a_sample_is_shown(trained):
 def test_statistics_are_the_means_over_the_samples(trained, vis_data):
     """Recomputed from the last epoch's weights and the clips that the network saw."""
     backbone = trained.model.backbone.eval()
-    clips = [args[0] for training, _, args in passes_of(trained) if not training][3][[0, 3]]
+    first, second = [args[0] for training, _, args in passes_of(trained) if not training][3:5]
+    clips = torch.stack([first[0], second[2]])  # the first clips of samples 0 and 5
     inputs, wanted = {}, {}
     for name, layer in trained.model.named_modules():
         if isinstance(layer, SIFA):
@@ -143,7 +170,12 @@ def test_statistics_are_the_means_over_the_samples(trained, vis_data):
         if x.shape[1] < 2:
             continue
         layer = trained.model.get_submodule(name)
-        offset = layer.predict_offset(x[:, :-1], x[:, 1:]).unflatten(2, (9, 2))
+        offset = layer.predict_offset(x[:, :-1], x[:, 1:])
+        sizes = inter_frame_attention_weights(x[:, :-1], x[:, 1:], offset)[:, :, 0].abs()
+        share = sizes / sizes.sum(dim=2, keepdim=True)
+        entropy = -(share * share.clamp(min=1e-30).log()).sum(dim=2) / np.log(9)
+        wanted[f'sifa/{name}/entropy'] = entropy.mean().item()
+        offset = offset.unflatten(2, (9, 2))
         wanted[f'sifa/{name}/length'] = offset.norm(dim=3).mean().item()
         h, w = x.shape[-2:]
         taps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))[:, :, None, None]
@@ -185,11 +217,14 @@ def test_validation_alone_is_step_0_and_without_attention_it_warns(build):
     assert 'saw no attention' in (log / f'{runner.timestamp}.log').read_text()
     assert not (log / 'vis_data/vis_image').exists()
 
-    hook = dict(type='SIFAVisualizationHook', num_samples=1, layer=LAYERS[1])
+    # Samples 0 and 8, of which the latter is in the last batch.
+    hook = dict(type='SIFAVisualizationHook', interval=8, layer=LAYERS[1])
     runner = build([hook], **only_val)
     runner.val()
     pictures = (Path(runner.log_dir) / 'vis_data/vis_image').iterdir()
-    assert [path.name for path in pictures] == ['sifa_0_00000_left_0.png']
+    stems = ('sifa_0_00000_left', 'sifa_1_00008_left')
+    assert sorted(path.name for path in pictures) == [f'{stem}_0.png' for stem in stems]
+    assert not hooks_of(runner.model)
 
 
 def test_other_ranks_do_nothing(trained, monkeypatch):
