@@ -4,6 +4,8 @@ from .annotations import AnnotationError, annotation_lines, read_annotations
 from .checked import CheckedRawframeDataset, CheckedVideoDataset, UnreadableVideoError
 from .class_folders import ClassFolders, split_class_folders, write_lists
 from .fault_tolerant import FaultTolerantVideoDataset
+from .scenes import Scene, draw_sprite, draw_texture
+from .synthetic import SyntheticClips, sample_scene
 from .transforms import ClipGaussianBlur, ClipGrayscale, ClipRandAugment
 
 __all__ = [
@@ -15,9 +17,14 @@ __all__ = [
     'ClipGrayscale',
     'ClipRandAugment',
     'FaultTolerantVideoDataset',
+    'Scene',
+    'SyntheticClips',
     'UnreadableVideoError',
     'annotation_lines',
+    'draw_sprite',
+    'draw_texture',
     'read_annotations',
+    'sample_scene',
     'split_class_folders',
     'write_lists',
 ]
