@@ -197,8 +197,8 @@ def draw_sprite(rng: np.random.Generator) -> tuple[np.ndarray, float]:
     phase = rng.uniform(0, 2 * np.pi, (5, 1))
     outline = rng.standard_normal(5) @ np.cos(np.arange(1, 6)[:, None] * turn + phase)
     outline = 1 - rng.uniform(0.3, 0.5) * (outline - outline.min()) / np.ptp(outline)
-    x, y = texture_grid()
-    inside = np.interp(np.arctan2(y, x), turn, outline, period=2 * np.pi) - np.hypot(x, y)
+    angle, radius = _polar_grid()
+    inside = np.interp(angle, turn, outline, period=2 * np.pi) - radius
     colour = draw_texture(rng, TEXTURE_SIZE, (3, 6, 12), 0.3)
     return np.dstack([colour, inside]).astype(np.float32), float(outline.mean())
 
@@ -220,17 +220,26 @@ def texture_grid() -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+@lru_cache
+def _polar_grid() -> tuple[np.ndarray, np.ndarray]:
+    x, y = texture_grid()
+    return np.arctan2(y, x), np.hypot(x, y)
+
+
 def _draw(
     canvas: np.ndarray, sprite: np.ndarray, pose: np.ndarray, shown: np.ndarray | None
 ) -> None:
     """Draw a sprite onto the canvas, where ``shown``, wrapped around the frame's sides."""
     size = len(canvas)
     drawn, corner = _place(sprite, pose, size)
-    alpha = np.clip(drawn[..., 3:] * pose[2] + 0.5, 0, 1)
+    alpha = np.clip(drawn[..., 3] * pose[2] + 0.5, 0, 1)
+    colour, cover = cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB), cv2.merge([alpha] * 3)
     for part, box in _wrapped(corner, len(drawn), size):
         behind = canvas[box]
-        cover = alpha[part] if shown is None else alpha[part] * shown[box]
-        canvas[box] = behind + cover * (drawn[part][..., :3] - behind)
+        change = cover[part] * (colour[part] - behind)
+        if shown is not None:
+            change *= shown[box]
+        canvas[box] = behind + change
 
 
 def _place(sprite: np.ndarray, pose: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
