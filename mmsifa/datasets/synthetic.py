@@ -107,11 +107,10 @@ class SyntheticClips(BaseDataset):
         ):
             if value < least:
                 raise ValueError(f'{name} must be {least} or more, got {value}')
-        if not displacements or not all(0 <= pixels <= size / 2 for pixels in displacements):
+        if not displacements or not all(0 <= pixels < size / 2 for pixels in displacements):
             raise ValueError(
-                f'displacements must be one or more values from 0 to size / 2 = {size / 2:g} '
-                'pixels (on a torus, faster motion looks reversed), '
-                f'got {displacements!r}'
+                f'displacements must be one or more values from 0 to below size / 2 = {size / 2:g} '
+                f'pixels (on a torus, faster motion looks reversed), got {displacements!r}'
             )
         if not noise >= 0:
             raise ValueError(f'noise must be 0 or more, in units of 0..255, got {noise}')
