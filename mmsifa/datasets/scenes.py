@@ -67,8 +67,7 @@ class Scene:
         """
         rng = np.random.default_rng(self.seed)
         frames = np.empty((len(self.poses), *self.background.shape), np.uint8)
-        for t, frame in enumerate(frames):
-            canvas = self._backdrop(t)
+        for t, (frame, canvas) in enumerate(zip(frames, self._backdrops(), strict=True)):
             shown = None
             if self.visible < 1:
                 shown = rng.random((*frame.shape[:2], 1), np.float32) < self.visible
@@ -76,7 +75,8 @@ class Scene:
                 _draw(canvas, sprite, pose, shown)
             if self.light is not None:
                 factor, summand = self.light[t]
-                canvas = canvas * np.float32(factor) + np.float32(summand)
+                canvas *= np.float32(factor)
+                canvas += np.float32(summand)
             canvas *= 255
             if self.noise:
                 canvas += np.float32(self.noise) * rng.standard_normal(canvas.shape, np.float32)
@@ -122,14 +122,15 @@ class Scene:
                 moving[box] |= inside[part]
         return flow, moving
 
-    def _backdrop(self, t: int) -> np.ndarray:
-        """The background of a frame."""
+    def _backdrops(self) -> Iterator[np.ndarray]:
+        """The background of each frame."""
         if self.camera is None:
-            return self.background.copy()
+            yield from (self.background.copy() for _ in self.poses)
+            return
         size = len(self.background)
-        shift = np.array(self.camera[t], np.float64) % size
-        affine = np.column_stack([np.eye(2), shift])
-        return cv2.warpAffine(self.background, affine, (size, size), borderMode=cv2.BORDER_WRAP)
+        tiles = np.tile(self.background, (2, 2, 1))
+        for corner in -np.asarray(self.camera) % size:
+            yield cv2.getRectSubPix(tiles, (size, size), tuple(corner + (size - 1) / 2))
 
 
 def draw_texture(
