@@ -18,7 +18,7 @@ NUM_CLASSES = 8
 # half of the cells, and each has 6 edges between cells along either axis.
 GLYPHS = (0x99C3, 0xDE84, 0xB8B8, 0xCB19, 0xE48B, 0x82B7, 0xA3CC, 0x8C5E)
 GLYPH_WIDTH = 0.375  # as a share of the frame's side: 24 of 64 pixels
-GLYPH_CONTRAST = 0.25  # between light and dark cells, root mean square over R, G and B, of 0..1
+GLYPH_CONTRAST = 0.5  # between light and dark cells in each of R, G and B, of 0..1
 SMALLEST, LARGEST = 0.14, 0.26  # a sprite's outer radius, as a share of the frame's side
 MAX_SPRITES = 3
 
@@ -37,8 +37,9 @@ class SyntheticClips(BaseDataset):
     at displacement 0 nothing tells the class.
 
     ``task='appearance'``: one of 8 patterns of light and dark cells moves in a random direction,
-    and the label is which. Its two colours are random, so the mean colour tells nothing. With
-    enough ``noise``, or few ``visible`` pixels, a single frame does not show it.
+    and the label is which. Its colour is random, and so is which cells are the light ones, and
+    half of them are, so the mean colour tells nothing. With enough ``noise`` and few ``visible``
+    pixels, a single frame does not show it.
 
     The items are dicts for MMAction2's ``FormatShape`` with ``input_format='NCTHW'`` and
     ``PackActionInputs``: ``imgs`` (list of uint8 RGB frames of shape (size, size, 3)), ``label``,
@@ -265,16 +266,14 @@ def _along(heading: float) -> np.ndarray:
 
 
 def _glyph(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """A sprite of a pattern of light and dark cells in random colours."""
+    """A sprite of a pattern of cells in a random colour, either half of them the light one."""
     bits = np.array([int(bit) for bit in f'{cells:016b}']).reshape(4, 4)
     x, y = (np.sqrt(2) * axis for axis in texture_grid())  # the pattern spans -1..1
     column, row = (np.clip((axis + 1) * 2, 0, 3).astype(int) for axis in (x, y))
-    contrast = rng.standard_normal(3)
-    contrast *= GLYPH_CONTRAST / 2 / np.sqrt(np.mean(contrast**2))
-    sign = 2 * bits[row, column, None] - 1
-    colour = rng.uniform(0.3, 0.7, 3) + sign * contrast
+    lighter = rng.choice((-1, 1)) * (2 * bits[row, column, None] - 1)
+    colour = rng.uniform(0.35, 0.65, 3) + GLYPH_CONTRAST / 2 * lighter
     distance = (1 - np.maximum(abs(x), abs(y))) / np.sqrt(2)
-    return np.dstack([np.clip(colour, 0, 1), distance]).astype(np.float32)
+    return np.dstack([colour, distance]).astype(np.float32)
 
 
 def _articulate(
