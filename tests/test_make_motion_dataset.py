@@ -1,7 +1,6 @@
 """``tools/make_motion_dataset.py``: only the order of the frames tells a clip's class."""
 
 import dataclasses
-import doctest
 import importlib.util
 import json
 import sys
@@ -14,13 +13,15 @@ import pytest
 import torch
 from torch import nn
 
+from mmsifa.datasets import motions
+
 PATH = Path(__file__).resolve().parents[1] / 'tools' / 'make_motion_dataset.py'
 spec = importlib.util.spec_from_file_location('make_motion_dataset', PATH)
 tool = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = tool  # dataclasses look their module up
 spec.loader.exec_module(tool)
 
-MOTIONS = list(tool.MOTIONS)
+MOTIONS = list(motions.MOTIONS)
 OPPOSITES = list(zip(MOTIONS[::2], MOTIONS[1::2], strict=True))
 SMALL = tool.Settings(num_train=16, num_val=8, num_frames=5)
 
@@ -53,13 +54,7 @@ def pixels(out):
 
 
 def clip(motion, seed=0, **settings):
-    return tool.sample_clip(np.random.default_rng(seed), motion, tool.Settings(**settings))
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(tool)
-    assert result.attempted > 0
-    assert result.failed == 0
+    return motions.sample_clip(np.random.default_rng(seed), motion, **settings)
 
 
 # The files
@@ -88,7 +83,7 @@ def test_videos_hold_exactly_what_was_rendered(dataset):
     for number, split in enumerate(('train', 'val')):
         for index, (name, label) in enumerate(annotations(dataset, split)):
             path = dataset / f'videos_{split}' / name
-            frames = tool.render(clip(MOTIONS[label], [0, number, index], num_frames=5))
+            frames = motions.render(clip(MOTIONS[label], [0, number, index], num_frames=5))
             np.testing.assert_array_equal(read(path), frames)
             assert decord.VideoReader(str(path)).get_avg_fps() == 24
 
@@ -127,8 +122,8 @@ def test_the_seed_decides_everything(dataset, tmp_path):
 @pytest.mark.parametrize(('motion', 'opposite'), OPPOSITES)
 def test_a_clip_played_backwards_is_a_clip_of_the_opposite_class(motion, opposite):
     for seed in range(3):
-        frames = tool.render(clip(motion, seed, num_frames=12))
-        others = tool.render(clip(opposite, seed, num_frames=12))
+        frames = motions.render(clip(motion, seed, num_frames=12))
+        others = motions.render(clip(opposite, seed, num_frames=12))
         np.testing.assert_array_equal(frames[::-1], others)
         # So the frames in no order are the same, but not their order.
         assert sorted(frame.tobytes() for frame in frames) == sorted(f.tobytes() for f in others)
@@ -138,7 +133,7 @@ def test_a_clip_played_backwards_is_a_clip_of_the_opposite_class(motion, opposit
 def lone_sprite(motion, displacement, num_frames=2, seed=0, background=0.5):
     """A clip of a sprite of medium size in the frame's centre, over an even background."""
     sampled = clip(motion, seed, displacement=displacement, num_frames=num_frames)
-    radius = tool._outer_radius(0.5) / tool._outer_radius(sampled.middle[:1, 2])
+    radius = motions._outer_radius(0.5) / motions._outer_radius(sampled.middle[:1, 2])
     velocity = sampled.velocity[:1]
     if motion in ('clockwise', 'counterclockwise'):
         velocity = velocity / radius  # the sprite now has another size than when it was sampled
@@ -153,7 +148,7 @@ def lone_sprite(motion, displacement, num_frames=2, seed=0, background=0.5):
 
 def rim_radii(**options):
     """Mean radius in pixels of a lone sprite's outline at each frame, from the rendered frames."""
-    dark, light = (tool.render(lone_sprite(background=shade, **options)) for shade in (0, 1))
+    dark, light = (motions.render(lone_sprite(background=shade, **options)) for shade in (0, 1))
     covered = 1 - (light.astype(float) - dark)[..., 0] / 255
     mean_radii = []
     for mask in covered:
@@ -169,7 +164,7 @@ def rim_radii(**options):
     [('left', (0, -1)), ('right', (0, 1)), ('up', (-1, 0)), ('down', (1, 0))],
 )
 def test_translated_sprites_shift_by_the_displacement(motion, direction, displacement):
-    first, second = tool.render(lone_sprite(motion, displacement))
+    first, second = motions.render(lone_sprite(motion, displacement))
     shift = np.multiply(direction, displacement)
     np.testing.assert_array_equal(second, np.roll(first, shift, axis=(0, 1)))
 
@@ -177,7 +172,7 @@ def test_translated_sprites_shift_by_the_displacement(motion, direction, displac
 @pytest.mark.parametrize('displacement', [1.0, 2.5])
 @pytest.mark.parametrize(('motion', 'direction'), [('clockwise', 1), ('counterclockwise', -1)])
 def test_rims_of_rotated_sprites_move_by_the_displacement(motion, direction, displacement):
-    first, second = tool.render(lone_sprite(motion, displacement)).astype(np.float32)
+    first, second = motions.render(lone_sprite(motion, displacement)).astype(np.float32)
 
     def difference(degrees):
         turn = cv2.getRotationMatrix2D((31.5, 31.5), -degrees, 1)  # OpenCV's go counterclockwise
@@ -204,8 +199,8 @@ def test_rims_of_zoomed_sprites_move_by_the_displacement(motion, direction, disp
 def test_a_sprite_that_leaves_the_frame_enters_on_the_other_side():
     centred = lone_sprite('left', 2.0)
     wrapped = dataclasses.replace(centred, middle=centred.middle + np.array([0.5, 0.25, 0, 0]))
-    expected = np.roll(tool.render(centred), (16, 32), axis=(1, 2))
-    np.testing.assert_array_equal(tool.render(wrapped), expected)
+    expected = np.roll(motions.render(centred), (16, 32), axis=(1, 2))
+    np.testing.assert_array_equal(motions.render(wrapped), expected)
 
 
 # A single frame
@@ -213,7 +208,7 @@ def test_a_sprite_that_leaves_the_frame_enters_on_the_other_side():
 
 @pytest.mark.parametrize('motion', MOTIONS)
 def test_poses_are_uniform_at_the_first_and_the_last_frame(motion, monkeypatch):
-    monkeypatch.setattr(tool, '_texture', lambda rng, size, *_: np.zeros((size, size, 3)))
+    monkeypatch.setattr(motions, 'draw_texture', lambda rng, size, *_: np.zeros((size, size, 3)))
     clips = [clip(motion, [1, index]) for index in range(400)]
     for frame in (0, 23):
         poses = np.sort(np.concatenate([sampled.poses(frame) for sampled in clips]), axis=0)
@@ -254,9 +249,11 @@ def moments():
     for index, label in enumerate(labels):
         sampled = clip(MOTIONS[label], [2, index], size=32, displacement=1)
         ends.append(
-            tool.render(dataclasses.replace(sampled, num_frames=2, velocity=23 * sampled.velocity))
+            motions.render(
+                dataclasses.replace(sampled, num_frames=2, velocity=23 * sampled.velocity)
+            )
         )
-        middles.append(tool.render(dataclasses.replace(sampled, num_frames=4)))
+        middles.append(motions.render(dataclasses.replace(sampled, num_frames=4)))
     ends, middles = (
         torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3) for frames in (ends, middles)
     )
@@ -358,7 +355,7 @@ def test_a_dataset_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
 
 
 def test_videos_that_cannot_be_written_are_errors(tmp_path, monkeypatch):
-    frames = tool.render(clip('up', num_frames=3))
+    frames = motions.render(clip('up', num_frames=3))
     with pytest.raises(RuntimeError, match=r'could not open .*the folder must be writable'):
         tool.write_video(tmp_path / 'missing' / 'a.mp4', frames, 24)
 

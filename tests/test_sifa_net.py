@@ -12,7 +12,7 @@ from mmaction.utils import GradCAM
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsifa.models import SIFA, SIFAHead, SIFANet
-from mmsifa.models.sifa_net import GlobalContextBottleneck, SIFABottleneck
+from mmsifa.models.sifa_net import GlobalContextBottleneck, TemporalBottleneck
 from mmsifa.ops import inter_frame_attention
 
 SMALL = dict(stage_blocks=(1, 2, 2, 2), base_channels=8)
@@ -201,8 +201,8 @@ def test_sizes_are_those_of_the_released_network(depth, frames, parameters, gmac
 def test_layout_of_blocks():
     net = SIFANet(50)
     kinds = [[type(block).__name__[0] for block in getattr(net, stage)] for stage in net.stages]
-    assert kinds == [list('FFF'), list('GSGS'), list('GSGSGS'), list('GSG')]
-    assert [type(b).__name__[0] for b in net.layer4_dual] == list('GSG')
+    assert kinds == [list('FFF'), list('GTGT'), list('GTGTGT'), list('GTG')]
+    assert [type(b).__name__[0] for b in net.layer4_dual] == list('GTG')
 
 
 def test_output_shapes_and_stages():
@@ -272,7 +272,7 @@ def test_fresh_residual_branches_start_at_zero():
     torch.testing.assert_close(main, main[:, :, :1].expand_as(main))
     torch.testing.assert_close(dual, dual[:, :, :1].expand_as(dual))
     for module in net.modules():
-        if isinstance(module, SIFABottleneck):
+        if isinstance(module, TemporalBottleneck):
             assert not module.sifa.conv_offset.weight.any()
         if isinstance(module, GlobalContextBottleneck):
             assert not module.fc2.weight.any()

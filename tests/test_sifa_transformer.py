@@ -6,7 +6,7 @@ from mmaction.models.backbones.swin import SwinTransformer3D
 from mmaction.registry import MODELS
 
 from mmsifa.models import SIFATransformer
-from mmsifa.models.sifa_transformer import TemporalAttention, TemporalConv
+from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
 
 ARCH = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 

@@ -36,22 +36,8 @@ import decord
 import numpy as np
 from rich.progress import track
 
-# Class -> axis of the pose (x, y, size, angle) and direction along it. The image's y points down,
-# which makes a growing angle clockwise.
-MOTIONS = {
-    'left': (0, -1),
-    'right': (0, 1),
-    'up': (1, -1),
-    'down': (1, 1),
-    'towards': (2, 1),
-    'away': (2, -1),
-    'clockwise': (3, 1),
-    'counterclockwise': (3, -1),
-}
-SMALLEST, LARGEST = 0.1, 0.48  # a sprite's outer radius, as a share of the frame's side
-MAX_SPRITES = 3
-TEXTURE_SIZE = 64
-TEXTURE_REACH = 1.1  # half the side of a sprite's texture, in outer radii
+from mmsifa.datasets.motions import MOTIONS, render, sample_clip
+
 FORMAT = {'format': 'mmsifa-motion', 'version': 1}
 
 
@@ -94,142 +80,6 @@ class Settings:
             raise ValueError(f'seed must be 0 or more, not {self.seed}')
         if not 1 <= self.fps <= 240:
             raise ValueError(f'fps must be between 1 and 240, not {self.fps}')
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A scene in motion, ready to be rendered.
-
-    Attributes:
-        background: RGB in 0..1, shape (size, size, 3).
-        sprites: RGB in 0..1 and signed distance to the outline in outer radii (positive inside),
-            shape (N, TEXTURE_SIZE, TEXTURE_SIZE, 4); the last sprite is in front.
-        middle: Poses (x, y, size, angle) in the middle of the clip, each in 0..1, shape (N, 4).
-        velocity: Change of the poses from frame to frame, shape (N, 4).
-        num_frames: Frames in the clip.
-    """
-
-    background: np.ndarray
-    sprites: np.ndarray
-    middle: np.ndarray
-    velocity: np.ndarray
-    num_frames: int
-
-    def poses(self, frame: int) -> np.ndarray:
-        """Poses (x, y, size, angle) of the sprites at a frame, each in 0..1, shape (N, 4)."""
-        return (self.middle + self.velocity * (frame - (self.num_frames - 1) / 2)) % 1.0
-
-
-def sample_clip(
-    rng: np.random.Generator,
-    motion: str,
-    settings: Settings = Settings(),
-) -> Clip:
-    """Draw a random clip of one class.
-
-    The same state of the generator gives the same appearance and the same poses in the middle of
-    the clip, whatever the class.
-
-    Args:
-        rng: Source of randomness.
-        motion: A key of ``MOTIONS``.
-        settings: Of these, the size, the number of frames and the displacement are used. The
-            displacement of a zoom is the mean over all sizes, since larger sprites move faster.
-
-    Returns:
-        The clip, for :func:`render`.
-
-    Raises:
-        ValueError: If there is no such motion.
-
-    Example:
-        >>> settings = Settings(num_frames=8, displacement=3)
-        >>> clip = sample_clip(np.random.default_rng(0), 'left', settings)
-        >>> (clip.velocity[0] * settings.size).tolist()
-        [-3.0, 0.0, 0.0, 0.0]
-        >>> render(clip).shape
-        (8, 64, 64, 3)
-    """
-    if motion not in MOTIONS:
-        raise ValueError(f'motion must be one of {", ".join(MOTIONS)}, not {motion!r}')
-    size, displacement = settings.size, settings.displacement
-    background = _texture(rng, size, (2, 4, 8), 0.15)
-    drawn = [_sprite(rng) for _ in range(rng.integers(1, MAX_SPRITES + 1))]
-    middle = rng.random((len(drawn), 4))
-
-    rim = size * np.array([mean_radius for _, mean_radius in drawn])
-    axis, direction = MOTIONS[motion]
-    if axis < 2:
-        speed = np.full(len(rim), displacement / size)
-    elif axis == 2:
-        speed = displacement / (rim * (LARGEST - SMALLEST))
-    else:
-        speed = displacement / (2 * np.pi * rim * _outer_radius(middle[:, 2]))
-    velocity = np.zeros_like(middle)
-    velocity[:, axis] = direction * speed
-    sprites = np.stack([sprite for sprite, _ in drawn])
-    return Clip(background, sprites, middle, velocity, settings.num_frames)
-
-
-def _texture(
-    rng: np.random.Generator, size: int, cells: Sequence[int], contrast: float
-) -> np.ndarray:
-    """Smooth colour noise of several scales, RGB in 0..1, shape (size, size, 3)."""
-    noise = np.zeros((size, size, 3), np.float32)
-    for count in cells:
-        grid = rng.standard_normal((count, count, 3)).astype(np.float32)
-        noise += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
-    noise *= contrast / noise.std()
-    return np.clip(rng.uniform(0.3, 0.7, 3).astype(np.float32) + noise, 0, 1)
-
-
-def _sprite(rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """A sprite as in ``Clip.sprites``, and its outline's mean radius in outer radii."""
-    turn = np.linspace(0, 2 * np.pi, 256, endpoint=False)
-    phase = rng.uniform(0, 2 * np.pi, (5, 1))
-    outline = rng.standard_normal(5) @ np.cos(np.arange(1, 6)[:, None] * turn + phase)
-    outline = 1 - rng.uniform(0.3, 0.5) * (outline - outline.min()) / np.ptp(outline)
-    axis = np.linspace(-TEXTURE_REACH, TEXTURE_REACH, TEXTURE_SIZE)
-    x, y = np.meshgrid(axis, axis)
-    inside = np.interp(np.arctan2(y, x), turn, outline, period=2 * np.pi) - np.hypot(x, y)
-    colour = _texture(rng, TEXTURE_SIZE, (3, 6, 12), 0.3)
-    return np.dstack([colour, inside]).astype(np.float32), float(outline.mean())
-
-
-def _outer_radius(pose_size: np.ndarray) -> np.ndarray:
-    """Outer radius as a share of the frame's side; its logarithm is linear in the pose's size."""
-    return SMALLEST * (LARGEST / SMALLEST) ** pose_size
-
-
-def render(clip: Clip) -> np.ndarray:
-    """Draw a clip: RGB frames, uint8, shape (num_frames, size, size, 3)."""
-    frames = np.empty((clip.num_frames, *clip.background.shape), np.uint8)
-    for index, frame in enumerate(frames):
-        canvas = clip.background.copy()
-        for sprite, pose in zip(clip.sprites, clip.poses(index), strict=True):
-            _draw(canvas, sprite, pose)
-        frame[:] = np.rint(canvas * 255)
-    return frames
-
-
-def _draw(canvas: np.ndarray, sprite: np.ndarray, pose: np.ndarray) -> None:
-    """Draw a sprite onto the canvas, wrapped around the frame's sides."""
-    size = len(canvas)
-    radius, angle = size * _outer_radius(pose[2]), 2 * np.pi * pose[3]
-    centre = (TEXTURE_SIZE - 1) / 2
-    scale = radius * TEXTURE_REACH / centre
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    side = min(size, 2 * int(radius) + 4)
-    exact_corner = size * pose[:2] - side / 2
-    corner = np.rint(exact_corner).astype(int)
-    shift = (side - 1) / 2 + exact_corner - corner - turn.sum(axis=1) * centre
-    affine = np.column_stack([turn, shift])
-    drawn = cv2.warpAffine(sprite, affine, (side, side), borderValue=(0, 0, 0, -1))
-    alpha = np.clip(drawn[..., 3:] * radius + 0.5, 0, 1)
-    columns, rows = (corner[:, None] + np.arange(side)) % size
-    box = np.ix_(rows, columns)
-    behind = canvas[box]
-    canvas[box] = behind + alpha * (drawn[..., :3] - behind)
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
@@ -337,8 +187,9 @@ def _write_split(out: Path, split: str, count: int, settings: Settings) -> None:
         label = index % len(MOTIONS)
         motion = list(MOTIONS)[label]
         rng = np.random.default_rng([settings.seed, ('train', 'val').index(split), index])
+        clip = sample_clip(rng, motion, settings.num_frames, settings.size, settings.displacement)
         name = f'{index:05d}_{motion}.mp4'
-        write_video(videos / name, render(sample_clip(rng, motion, settings)), settings.fps)
+        write_video(videos / name, render(clip), settings.fps)
         return f'{name} {label}\n'
 
     pool = ThreadPoolExecutor(os.cpu_count())  # codecs and drawing run outside of Python's lock

@@ -68,8 +68,9 @@ def count_multiply_adds(model: nn.Module, clip: Clip) -> dict[str, dict[str, int
     The stages are the backbone's submodules, ``neck`` and ``head``; a submodule that has more than
     nine tenths of the backbone's multiply-adds, such as Swin's ``layers``, is replaced by its own
     submodules. The parts are ``offsets``, the
-    offset predictors of SIFA blocks; ``inter-frame attention``, the op itself; ``neck``; ``head``;
-    and ``trunk``, all else of the backbone.
+    offset predictors of SIFA blocks; ``inter-frame attention``, the op itself and the sum over the
+    vectors of a tap embedding, whose weights are not counted again; ``neck``; ``head``; and
+    ``trunk``, all else of the backbone.
 
     Args:
         model: A recognizer in test mode, on any device; on ``'meta'`` nothing is computed.
@@ -90,20 +91,15 @@ def count_multiply_adds(model: nn.Module, clip: Clip) -> dict[str, dict[str, int
         {'head': 8192}
     """
     by_module = _count_by_module(model, clip)
-    predictors = {
-        id(m.conv_offset) for m in model.modules() if isinstance(m, SIFA) and m.deformable
-    }
-    offsets = {name for name, module in model.named_modules() if id(module) in predictors}
+    parts: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, SIFA):
+            parts |= {name: 'inter-frame attention', f'{name}.conv_offset': 'offsets'}
     stages = _stages(by_module)
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for (name, is_attention), number in by_module.items():
+    for name, number in by_module.items():
         stage = stages[name]
-        if stage in ('neck', 'head'):
-            part = stage
-        elif is_attention:
-            part = 'inter-frame attention'
-        else:
-            part = 'offsets' if name in offsets else 'trunk'
+        part = stage if stage in ('neck', 'head') else parts.get(name, 'trunk')
         counts[stage][part] += number
     return {stage: dict(parts) for stage, parts in counts.items()}
 
@@ -118,18 +114,17 @@ def by_part(counts: dict[str, dict[str, int]]) -> dict[str, int]:
     return {part: sum(parts.get(part, 0) for parts in counts.values()) for part in PARTS}
 
 
-def _count_by_module(model: nn.Module, clip: Clip) -> dict[tuple[str, bool], int]:
-    """Count for innermost modules, whether inter-frame attention or not, in order of first use."""
-    counts: Counter[tuple[str, bool]] = Counter()
+def _count_by_module(model: nn.Module, clip: Clip) -> dict[str, int]:
+    """Count for innermost modules, in order of first use."""
+    counts: Counter[str] = Counter()
     running = ['']
     seen: Counter = Counter()
 
     def settle() -> None:
-        now = Counter(counter.flop_counts['Global'])
-        for op, flops in (now - seen).items():
-            is_attention = op is torch.ops.mmsifa.inter_frame_attention
-            counts[running[-1], is_attention] += flops // 2  # a multiplication and an addition
-        seen.update(now - seen)
+        new = Counter(counter.flop_counts['Global']) - seen
+        if new:
+            counts[running[-1]] += new.total() // 2  # a multiplication and an addition
+        seen.update(new)
 
     def enter(name: str) -> None:
         settle()
@@ -169,10 +164,10 @@ def scores(model: nn.Module, frames: Tensor) -> Tensor:
     return model(frames, mode='tensor', stage='head')
 
 
-def _stages(by_module: dict[tuple[str, bool], int]) -> dict[str, str]:
+def _stages(by_module: dict[str, int]) -> dict[str, str]:
     """Name the stage that each module belongs to."""
     backbone = Counter[str]()
-    for (name, _), number in by_module.items():
+    for name, number in by_module.items():
         if name.split('.')[0] == 'backbone':
             backbone[name] += number
     opened = {'backbone'}
@@ -186,7 +181,7 @@ def _stages(by_module: dict[tuple[str, bool], int]) -> dict[str, str]:
             break
         opened.add(stage)
     stages = {name: _outermost(name, opened).removeprefix('backbone.') for name in backbone}
-    for name, _ in by_module:
+    for name in by_module:
         stages.setdefault(name, name.split('.')[0].removeprefix('cls_'))
     return stages
 

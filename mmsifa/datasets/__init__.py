@@ -1,9 +1,12 @@
-"""Data: checked data sets, and clip augmentations, in MMAction2's registries."""
+"""Data: checked and drawn data sets, tasks and clip augmentations, in MMAction2's registries."""
 
 from .annotations import AnnotationError, annotation_lines, read_annotations
 from .checked import CheckedRawframeDataset, CheckedVideoDataset, UnreadableVideoError
 from .class_folders import ClassFolders, split_class_folders, write_lists
 from .fault_tolerant import FaultTolerantVideoDataset
+from .order_tasks import PanningCrop, PlayOrder, PlaySpeed
+from .scenes import Scene, draw_sprite, draw_texture
+from .synthetic import SyntheticClips, sample_scene
 from .transforms import ClipGaussianBlur, ClipGrayscale, ClipRandAugment
 
 __all__ = [
@@ -15,9 +18,17 @@ __all__ = [
     'ClipGrayscale',
     'ClipRandAugment',
     'FaultTolerantVideoDataset',
+    'PanningCrop',
+    'PlayOrder',
+    'PlaySpeed',
+    'Scene',
+    'SyntheticClips',
     'UnreadableVideoError',
     'annotation_lines',
+    'draw_sprite',
+    'draw_texture',
     'read_annotations',
+    'sample_scene',
     'split_class_folders',
     'write_lists',
 ]

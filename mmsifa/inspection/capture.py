@@ -136,15 +136,7 @@ def _look(
     if offset is None:
         offset = layer.predict_offset(now, following)  # zeros
     offset = offset.to(x.dtype)  # as the layer does
-    weights = inter_frame_attention_weights(
-        now,
-        following,
-        offset,
-        kernel_size=layer.kernel_size,
-        dilation=layer.dilation,
-        num_heads=layer.num_heads,
-        softmax=layer.softmax,
-    )
+    weights = inter_frame_attention_weights(now, following, offset, **layer.op_cfg)
     saliency = layer.motion_saliency(now, following).float().abs().mean(dim=2)
     offset = offset.unflatten(2, (layer.kernel_size**2, 2))
     return LayerAttention(

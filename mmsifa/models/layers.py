@@ -1,12 +1,14 @@
-"""The SIFA block: what moved, where to look, and the op; alone and normalized."""
+"""The SIFA block: what moved, where to look, and the op."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmaction.registry import MODELS
-from mmengine.model import BaseModule, constant_init
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsifa.ops import inter_frame_attention
+from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
 
 
 @MODELS.register_module()
@@ -24,6 +26,15 @@ class SIFA(BaseModule):
     The last frame has no next frame: :math:`y_{T-1} = x_{T-1}`. The offset predictor starts at
     zero, so a fresh block looks at the undeformed K x K neighbours.
 
+    What is found looks like what was looked for, wherever it was found. A tap embedding makes the
+    place visible: with the attention weights :math:`w_k`, the samples :math:`s_k` and a learned
+    vector :math:`e_k` of each tap, whose channels belong to the heads as those of the features,
+
+    .. math:: y_t = x_t + \sum_k w_k (s_k + e_k)
+
+    It computes the weights a second time, in plain PyTorch, which takes several times as long as
+    the op does.
+
     Args:
         channels: Channels C of the features.
         kernel_size: Side K of the window, odd. Defaults to 3.
@@ -31,12 +42,16 @@ class SIFA(BaseModule):
         num_heads: Number of attention heads. Defaults to 1.
         softmax: Whether attention weights go through a softmax over the taps. Defaults to False,
             as in the paper.
-        deformable: Whether offsets are predicted. If False they are zero and the block has no
-            parameter. Defaults to True.
+        deformable: Whether offsets are predicted. If False they are zero and there is no offset
+            predictor. Defaults to True.
+        motion_rescaling: Whether offsets are predicted from the motion saliency map. If False they
+            are predicted from the next frame's features as they are. Defaults to True.
+        tap_embedding: Whether there is a learned vector for each tap, zero at first. Defaults to
+            False.
         residual: Whether the input is added. If False the block returns what was attended, with
             zeros for the last frame. Defaults to True.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
-        init_cfg: Initialization config. Defaults to zeros for the offset predictor.
+        init_cfg: Initialization config. Defaults to zeros for all parameters.
 
     Raises:
         ValueError: If the window has no centre or the heads do not divide the channels.
@@ -57,6 +72,8 @@ class SIFA(BaseModule):
         num_heads: int = 1,
         softmax: bool = False,
         deformable: bool = True,
+        motion_rescaling: bool = True,
+        tap_embedding: bool = False,
         residual: bool = True,
         backend: str | None = None,
         init_cfg: dict | None = None,
@@ -72,16 +89,22 @@ class SIFA(BaseModule):
         self.num_heads = num_heads
         self.softmax = softmax
         self.deformable = deformable
+        self.motion_rescaling = motion_rescaling
         self.residual = residual
         self.backend = backend
         if deformable:
             self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
-            nn.init.zeros_(self.conv_offset.weight)
+        taps = nn.Parameter(torch.empty(kernel_size**2, channels)) if tap_embedding else None
+        self.register_parameter('tap_embedding', taps)
+        self._set_to_zero()
+
+    def _set_to_zero(self) -> None:
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def init_weights(self) -> None:
-        """Set the offset predictor to zero, unless ``init_cfg`` says otherwise."""
-        if self.deformable:
-            nn.init.zeros_(self.conv_offset.weight)
+        """Set all parameters to zero, unless ``init_cfg`` says otherwise."""
+        self._set_to_zero()
         super().init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,16 +124,13 @@ class SIFA(BaseModule):
                 f'SIFA expects (N, T, {self.channels}, H, W) features, got {tuple(x.shape)}'
             )
         now, following = x[:, :-1], x[:, 1:]
+        offset = self.predict_offset(now, following)
         attended = inter_frame_attention(
-            now,
-            following,
-            self.predict_offset(now, following),
-            kernel_size=self.kernel_size,
-            dilation=self.dilation,
-            num_heads=self.num_heads,
-            softmax=self.softmax,
-            backend=self.backend,
+            now, following, offset, **self.op_cfg, backend=self.backend
         )
+        if self.tap_embedding is not None:
+            weights = inter_frame_attention_weights(now, following, offset, **self.op_cfg)
+            attended = attended + self._embed_taps(weights).to(attended.dtype)
         # Joined with channels last in memory, so that the next layer needs no copy.
         if not self.residual:
             attended = attended.permute(0, 1, 3, 4, 2)
@@ -118,8 +138,24 @@ class SIFA(BaseModule):
         frames = [f.permute(0, 1, 3, 4, 2) for f in (now + attended, x[:, -1:])]
         return torch.cat(frames, dim=1).permute(0, 1, 4, 2, 3)
 
+    def _embed_taps(self, weights: Tensor) -> Tensor:
+        """Weigh the taps' vectors by attention weights (N, T, G, K*K, H, W)."""
+        per_head = self.tap_embedding.unflatten(1, (self.num_heads, -1))  # (K*K, G, C/G)
+        embedded = torch.einsum('ntgkhw,kgc->nthwgc', weights, per_head.to(weights.dtype))
+        return embedded.flatten(4).permute(0, 1, 4, 2, 3)
+
+    @property
+    def op_cfg(self) -> dict[str, Any]:
+        """The arguments of the op that say what it computes."""
+        return dict(
+            kernel_size=self.kernel_size,
+            dilation=self.dilation,
+            num_heads=self.num_heads,
+            softmax=self.softmax,
+        )
+
     def predict_offset(self, now: Tensor, following: Tensor) -> Tensor:
-        """Predict where to look from the motion saliency map.
+        """Predict where to look from what moved.
 
         Args:
             now: Frames t, (N, T, C, H, W).
@@ -131,8 +167,9 @@ class SIFA(BaseModule):
         n, t, _, h, w = now.shape
         if not self.deformable:
             return now.new_zeros(1).expand(n, t, 2 * self.kernel_size**2, h, w)
-        saliency = self.motion_saliency(now, following)
-        offset = self.conv_offset(saliency.flatten(0, 1))
+        # A copy of the slice keeps channels last, which flatten alone would lose.
+        clue = self.motion_saliency(now, following) if self.motion_rescaling else following.clone()
+        offset = self.conv_offset(clue.flatten(0, 1))
         return offset.unflatten(0, (n, t)).to(now.dtype)  # autocast may have narrowed it
 
     @staticmethod
@@ -149,27 +186,3 @@ class SIFA(BaseModule):
             The motion saliency maps of frames t + 1, of the same shape.
         """
         return following * (1 + torch.sigmoid(following - now))
-
-
-class TemporalAttention(BaseModule):
-    r"""Inter-frame attention, normalized and added: :math:`x + \mathrm{LN}(z)`.
-
-    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame.
-    The normalization starts with zeros, so that a fresh block leaves its input as it is.
-    """
-
-    def __init__(self, channels: int, **sifa_cfg) -> None:
-        super().__init__()
-        self.sifa = SIFA(channels, residual=False, **sifa_cfg)
-        self.norm = nn.LayerNorm(channels)
-        constant_init(self.norm, 0)
-
-    def init_weights(self) -> None:
-        """Start at zero."""
-        super().init_weights()
-        constant_init(self.norm, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform features (N, T, H, W, C)."""
-        attended = self.sifa(x.permute(0, 1, 4, 2, 3))  # (N, T, C, H, W)
-        return x + self.norm(attended.permute(0, 1, 3, 4, 2))

@@ -1,6 +1,7 @@
 """SIFA-Net: a ResNet whose bottlenecks attend to the next frame."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from mmaction.models.backbones.resnet import Bottleneck
 from mmaction.registry import MODELS
 from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks.plugin import infer_abbr
 from mmengine.model import BaseModule, Sequential, constant_init
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
@@ -62,21 +64,28 @@ class FrameBottleneck(Bottleneck):
         return self.relu(out).transpose(1, 2)
 
 
-class SIFABottleneck(FrameBottleneck):
-    """Bottleneck with a SIFA block after its 3x3 convolution."""
+class TemporalBottleneck(FrameBottleneck):
+    """Bottleneck with a module between frames after its 3x3 convolution.
 
-    def __init__(self, inplanes: int, planes: int, *, sifa_cfg: dict, **kwargs) -> None:
+    The module is named after its class, in snake case: ``sifa``, ``temporal_conv``.
+    """
+
+    def __init__(self, inplanes: int, planes: int, *, between_frames: dict, **kwargs) -> None:
         super().__init__(inplanes, planes, **kwargs)
-        self.sifa = SIFA(planes, **sifa_cfg)
+        part = MODELS.build(dict(between_frames, channels=planes))
+        self.part_name = infer_abbr(type(part))
+        self.add_module(self.part_name, part)
 
     def init_weights(self) -> None:
-        """Start the residual branch and the offset predictor at zero."""
+        """Start the residual branch at zero, and the module as it does by itself."""
         super().init_weights()
-        self.sifa.init_weights()
+        part = getattr(self, self.part_name)
+        if hasattr(part, 'init_weights'):
+            part.init_weights()
 
     def between_frames(self, x: Tensor) -> Tensor:
-        """Attend from every frame to the next."""
-        return self.sifa(x)
+        """Apply the module."""
+        return getattr(self, self.part_name)(x)
 
 
 class GlobalContextBottleneck(FrameBottleneck):
@@ -134,13 +143,21 @@ class SIFANet(BaseModule):
         tubelet_size: Frames that the stem makes into one. Defaults to 4.
         out_indices: Stages whose features are returned, 0 to 3. Defaults to ``(3, )``.
         strides: Spatial stride of each stage. Defaults to ``(1, 2, 2, 2)``.
-        stage_with_sifa: Which stages have global-context bottlenecks (even blocks) and SIFA
-            bottlenecks (odd blocks); the others have plain ones. Defaults to all but the first.
+        stage_with_sifa: Which stages have global-context bottlenecks (even blocks) and bottlenecks
+            with SIFA (odd blocks); the others have plain ones. Defaults to all but the first.
         kernel_sizes: Side of the attention window in each stage, odd. Defaults to
             ``(3, 3, 3, 3)``.
         num_heads: Attention heads. Defaults to 1.
         softmax: Whether attention weights go through a softmax. Defaults to False.
         deformable: Whether offsets are predicted; if False they are zero. Defaults to True.
+        motion_rescaling: Whether offsets are predicted from the motion saliency map; if False from
+            the next frame's features. Defaults to True.
+        tap_embedding: Whether there is a learned vector for each tap. Defaults to False.
+        between_frames: What the odd blocks have in place of SIFA, a config without ``channels``:
+            ``dict(type='TemporalConv')``, ``'TemporalShift'``, ``'TemporalAttention'``, ``'SIFA'``
+            with arguments of its own, ``'torch.nn.Identity'`` for nothing, or any registered
+            module that takes ``channels`` and transforms (N, T, C, H, W). Defaults to None: SIFA
+            with the arguments above.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         dual_path: Whether there is a second fourth stage, at half the frame rate and twice the
             resolution; its features come last in the output. Defaults to True.
@@ -188,6 +205,9 @@ class SIFANet(BaseModule):
         num_heads: int = 1,
         softmax: bool = False,
         deformable: bool = True,
+        motion_rescaling: bool = True,
+        tap_embedding: bool = False,
+        between_frames: dict | None = None,
         backend: str | None = None,
         dual_path: bool = True,
         frozen_stages: int = -1,
@@ -247,17 +267,22 @@ class SIFANet(BaseModule):
         self.stages: list[str] = []
         for i in range(num_stages):
             planes = base_channels * 2**i
-            sifa_cfg = None
-            if stage_with_sifa[i]:
-                sifa_cfg = dict(
-                    kernel_size=kernel_sizes[i],
-                    num_heads=num_heads,
-                    softmax=softmax,
-                    deformable=deformable,
-                    backend=backend,
-                )
+            sifa_cfg = dict(
+                kernel_size=kernel_sizes[i],
+                num_heads=num_heads,
+                softmax=softmax,
+                deformable=deformable,
+                motion_rescaling=motion_rescaling,
+                tap_embedding=tap_embedding,
+                backend=backend,
+            )
+            if between_frames is not None:
+                self._check_unused(sifa_cfg)
             stage_cfg: dict[str, Any] = dict(
-                num_blocks=stage_blocks[i], sifa_cfg=sifa_cfg, **block_cfg
+                num_blocks=stage_blocks[i],
+                with_context=stage_with_sifa[i],
+                between_frames=between_frames or dict(type=SIFA, **sifa_cfg),
+                **block_cfg,
             )
             self.stages.append(f'layer{i + 1}')
             self.add_module(self.stages[-1], _make_stage(inplanes, planes, strides[i], **stage_cfg))
@@ -284,6 +309,17 @@ class SIFANet(BaseModule):
                 raise ValueError(
                     f'{name} must have a value for each of {num_stages} stages, got {values}'
                 )
+
+    @staticmethod
+    def _check_unused(sifa_cfg: dict) -> None:
+        """Refuse arguments of SIFA where there is none."""
+        defaults = signature(SIFA).parameters
+        unused = [name for name, value in sifa_cfg.items() if value != defaults[name].default]
+        if unused:
+            raise ValueError(
+                f'between_frames takes the place of SIFA, so {unused} would be ignored: leave them '
+                'out, or put them into between_frames if it takes them'
+            )
 
     def init_weights(self) -> None:
         """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""
@@ -354,7 +390,14 @@ class SIFANet(BaseModule):
 
 
 def _make_stage(
-    inplanes: int, planes: int, stride: int, *, num_blocks: int, sifa_cfg: dict | None, **block_cfg
+    inplanes: int,
+    planes: int,
+    stride: int,
+    *,
+    num_blocks: int,
+    with_context: bool,
+    between_frames: dict,
+    **block_cfg,
 ) -> Sequential:
     outplanes = planes * FrameBottleneck.expansion
     blocks = Sequential()
@@ -373,9 +416,9 @@ def _make_stage(
                     act_cfg=None,
                 )
         block: type[FrameBottleneck] = FrameBottleneck
-        if sifa_cfg is not None:
-            block = SIFABottleneck if i % 2 else GlobalContextBottleneck
-            if block is SIFABottleneck:
-                kwargs['sifa_cfg'] = sifa_cfg
+        if with_context and i % 2:
+            block, kwargs['between_frames'] = TemporalBottleneck, between_frames
+        elif with_context:
+            block = GlobalContextBottleneck
         blocks.append(block(inplanes if i == 0 else outplanes, planes, **kwargs))
     return blocks

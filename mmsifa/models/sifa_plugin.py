@@ -12,7 +12,8 @@ from mmengine.utils import get_object_from_string, to_2tuple
 from torch import Tensor, nn
 
 from mmsifa.models.feature_layout import FeatureLayout, TrialRun, feature_maps
-from mmsifa.models.layers import SIFA, TemporalAttention
+from mmsifa.models.layers import SIFA
+from mmsifa.models.temporal_parts import TemporalAttention
 from mmsifa.models.weights import check_pretrained
 
 
@@ -38,19 +39,13 @@ class AttentionAfter(BaseModule):
         super().__init__()
         self.clip = clip
         self.layout = layout
-        self.zero_init = zero_init
-        if zero_init:
-            self.attention: BaseModule = TemporalAttention(layout.channels, **sifa_cfg)
-        else:
-            self.attention = SIFA(layout.channels, residual=True, **sifa_cfg)
+        attention = TemporalAttention if zero_init else SIFA
+        self.attention = attention(layout.channels, **sifa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the features of frames (N*T, ...), of the shape of ``x``."""
         maps = self.layout.to_nhwc(x, self.clip.img_size).unflatten(0, (-1, self.clip.length))
-        if self.zero_init:
-            maps = self.attention(maps)
-        else:
-            maps = self.attention(maps.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
+        maps = self.attention(maps.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
         return self.layout.from_nhwc(maps.flatten(0, 1), x)
 
     def replace_output(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -100,7 +95,7 @@ class SIFAPlugin(BaseModule):
         init_cfg: Initialization config, such as ``dict(type='Pretrained', checkpoint=...)`` for
             weights of the whole plug-in. Defaults to None.
         **sifa_cfg: Arguments of :class:`SIFA`: ``kernel_size``, ``dilation``, ``num_heads``,
-            ``softmax``, ``deformable``, ``backend``.
+            ``softmax``, ``deformable``, ``motion_rescaling``, ``tap_embedding``, ``backend``.
 
     Raises:
         ImportError: If the backbone's package is not installed.

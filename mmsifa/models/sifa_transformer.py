@@ -11,11 +11,11 @@ from mmaction.models.backbones.swin import (
     WindowAttention3D,
 )
 from mmaction.registry import MODELS
-from mmengine.model import BaseModule, constant_init
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmsifa.models.layers import TemporalAttention
+from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
 from mmsifa.models.weights import check_one_source, check_pretrained, load_2d_swin_weights
 
 
@@ -55,34 +55,11 @@ class WindowAttention(WindowAttention3D):
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
-class TemporalConv(BaseModule):
-    r"""Temporal part of a shifted block: :math:`x + \mathrm{conv}(x)` over three frames.
-
-    The convolution over time is a 2D one, whose second axis is all positions of a frame. It starts
-    at zero.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False)
-        constant_init(self.conv, 0)
-
-    def init_weights(self) -> None:
-        """Start at zero."""
-        super().init_weights()
-        constant_init(self.conv, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform features (N, T, H, W, C)."""
-        frames = x.flatten(2, 3).permute(0, 3, 1, 2)  # (N, C, T, H*W), channels last
-        return x + self.conv(frames).permute(0, 2, 3, 1).unflatten(2, x.shape[2:4])
-
-
 class SIFATransformerBlock(SwinTransformerBlock3D):
     """MMAction2's Swin block with a temporal part between its attention and its MLP.
 
     Args:
-        temporal: The temporal part, (N, T, H, W, C) in and out.
+        temporal: The temporal part, (N, T, C, H, W) in and out.
         **kwargs: Arguments of MMAction2's ``SwinTransformerBlock3D``.
     """
 
@@ -107,7 +84,7 @@ class SIFATransformerBlock(SwinTransformerBlock3D):
 
     def _forward(self, x: Tensor, mask_matrix: Tensor) -> Tensor:
         x = x + self.drop_path(self.forward_part1(x, mask_matrix))
-        x = self.temporal(x)
+        x = self.temporal(x.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
         return x + self.forward_part2(x)
 
 
@@ -123,8 +100,8 @@ class SIFATransformer(SwinTransformer3D):
 
     The temporal part of a block whose window is not shifted is inter-frame attention
     (:class:`TemporalAttention`), that of a shifted block a convolution over time
-    (:class:`TemporalConv`). Both start at zero: on 2D weights a fresh network computes the features
-    of that Swin on the mean of each tubelet's frames.
+    (:class:`TemporalConv`), unless ``temporal_parts`` says otherwise. Both start at zero: on 2D
+    weights a fresh network computes the features of that Swin on the mean of each tubelet's frames.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'`` or ``'large'`` (or their first letters), or a dict
@@ -136,7 +113,7 @@ class SIFATransformer(SwinTransformer3D):
         patch_size: Frames, height and width of a tubelet. Defaults to ``(4, 4, 4)``.
         window_size: Frames, height and width of the attention window. Defaults to ``(1, 7, 7)``.
         img_size: Side of the training frames in pixels. Stages whose map it makes no larger than
-            the window have inter-frame attention in every block. Frames of other sizes can be
+            the window have no shifted blocks. Frames of other sizes can be
             fed all the same. Defaults to 224.
         qkv_bias: Whether queries, keys and values have a bias. Defaults to True.
         qk_scale: Scale of the scores. Defaults to that of the heads' channels.
@@ -153,6 +130,12 @@ class SIFATransformer(SwinTransformer3D):
         softmax: Whether its weights go through a softmax. Defaults to False.
         deformable: Whether its offsets are predicted; if False they are zero, as in the released
             code. Defaults to True.
+        motion_rescaling: Whether its offsets are predicted from the motion saliency map; if False
+            from the next frame's features. Defaults to True.
+        tap_embedding: Whether it has a learned vector for each tap. Defaults to False.
+        temporal_parts: The temporal part of blocks whose window is not shifted and of shifted
+            blocks, each ``'attention'``, ``'convolution'`` or None for none. Defaults to
+            ``('attention', 'convolution')``.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         with_cp: Whether blocks are computed again in the backward pass to save memory. Defaults to
             False.
@@ -193,11 +176,19 @@ class SIFATransformer(SwinTransformer3D):
         num_sifa_heads: int = 1,
         softmax: bool = False,
         deformable: bool = True,
+        motion_rescaling: bool = True,
+        tap_embedding: bool = False,
+        temporal_parts: tuple[str | None, str | None] = ('attention', 'convolution'),
         backend: str | None = None,
         with_cp: bool = False,
         **kwargs,
     ) -> None:
         arch = self._check_arch(arch, **kwargs)
+        if len(temporal_parts) != 2 or not {*temporal_parts} <= {'attention', 'convolution', None}:
+            raise ValueError(
+                "temporal_parts must be two of 'attention', 'convolution' and None, got "
+                f'{temporal_parts!r}'
+            )
         check_one_source(pretrained, kwargs.get('init_cfg'))
         # The inherited constructor makes stages without blocks; the blocks are ours.
         super().__init__(
@@ -228,6 +219,8 @@ class SIFATransformer(SwinTransformer3D):
             num_heads=num_sifa_heads,
             softmax=softmax,
             deformable=deformable,
+            motion_rescaling=motion_rescaling,
+            tap_embedding=tap_embedding,
             backend=backend,
         )
         drop_paths = iter(
@@ -241,9 +234,7 @@ class SIFATransformer(SwinTransformer3D):
                 shifted = ever_shifted and j % 2 == 1
                 layer.blocks.append(
                     SIFATransformerBlock(
-                        TemporalConv(channels)
-                        if shifted
-                        else TemporalAttention(channels, **sifa_cfg),
+                        _temporal_part(temporal_parts[shifted], channels, sifa_cfg),
                         embed_dims=channels,
                         num_heads=self.num_heads[i],
                         shift_size=layer.shift_size if j % 2 else (0, 0, 0),
@@ -336,3 +327,9 @@ class SIFATransformer(SwinTransformer3D):
         """Set the mode; frozen stages stay fixed."""
         super().train(mode)
         return self
+
+
+def _temporal_part(name: str | None, channels: int, sifa_cfg: dict) -> nn.Module:
+    if name == 'attention':
+        return TemporalAttention(channels, **sifa_cfg)
+    return TemporalConv(channels) if name == 'convolution' else nn.Identity()
