@@ -12,7 +12,7 @@ from mmaction.utils import GradCAM
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsifa.models import SIFA, SIFAHead, SIFANet
-from mmsifa.models.sifa_net import GlobalContextBottleneck, TemporalBottleneck
+from mmsifa.models.bottlenecks import GlobalContextBottleneck, TemporalBottleneck
 from mmsifa.ops import inter_frame_attention
 
 SMALL = dict(stage_blocks=(1, 2, 2, 2), base_channels=8)

@@ -21,7 +21,8 @@ class LayerAttention:
         offset: (T - 1, K*K, 2, H, W): how far each tap was moved, down and to the right, in feature
             pixels.
         weights: (T - 1, G, K*K, H, W): attention weights of G heads, as the layer used them.
-        saliency: (T - 1, H, W): mean over the channels of the motion saliency map's magnitude.
+        saliency: (T - 1, H, W): mean over the channels of the motion saliency map's magnitude, also
+            where a layer predicts offsets without it (``motion_rescaling=False``).
     """
 
     name: str

@@ -39,8 +39,10 @@ class AttentionAfter(BaseModule):
         super().__init__()
         self.clip = clip
         self.layout = layout
-        attention = TemporalAttention if zero_init else SIFA
-        self.attention = attention(layout.channels, **sifa_cfg)
+        if zero_init:
+            self.attention: BaseModule = TemporalAttention(layout.channels, **sifa_cfg)
+        else:
+            self.attention = SIFA(layout.channels, residual=True, **sifa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the features of frames (N*T, ...), of the shape of ``x``."""

@@ -93,8 +93,9 @@ def inter_frame_attention_weights(
 ) -> Tensor:
     r"""Compute the attention weights :math:`w_k(p)` of :func:`inter_frame_attention`.
 
-    The op itself keeps none. This computes them in plain PyTorch, to be looked at, in more time and
-    memory than the op takes.
+    The op itself keeps none. This computes them in plain PyTorch, to be looked at or learned
+    through, in several times the time and memory that the op takes. All three inputs have
+    gradients.
 
     Args:
         query: Frames t, (N, T, C, H, W), of any float dtype and any strides.

@@ -124,7 +124,7 @@ def _corners(y: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]
     for row, row_weight, d_row in ((top, 1 - below, -1), (top + 1, below, 1)):
         for col, col_weight, d_col in ((left, 1 - right, -1), (left + 1, right, 1)):
             exists = inside & (row >= 0) & (row < h) & (col >= 0) & (col < w)
-            index = first_row + (row.clamp(0, h - 1) * w + col.clamp(0, w - 1)).long()
+            index = first_row + torch.where(exists, row * w + col, 0).long()
             weights = (row_weight * col_weight, d_row * col_weight, row_weight * d_col)
             weight, d_y, d_x = (torch.where(exists, f, 0).reshape(-1, 1) for f in weights)
             corners.append((index.flatten(), weight, d_y, d_x))
