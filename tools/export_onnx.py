@@ -15,7 +15,8 @@ from mmsifa.apis import class_names, load_config, load_recognizer
 from mmsifa.apis.command_line import ConfigOptions, torch_device
 from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
-from mmsifa.export import TOLERANCE, Exporter, ExportError, check_config
+from mmsifa.export import Exporter, ExportError, check_config
+from mmsifa.export.recognizer import TOLERANCE
 
 
 def share(text: str) -> float:
