@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 UNFINISHED = '.{}.part'  # the name of a file while it is being written
@@ -38,6 +39,9 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
+    except KeyboardInterrupt:
+        unfinished.unlink(missing_ok=True)
+        raise
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
@@ -48,6 +52,33 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
             str(path),
         ) from error
     _sync_folder(path.parent)
+
+
+def check_writable(path: str | Path) -> None:
+    """Try whether :func:`write_atomically` can make a file, which it does not do yet.
+
+    A file of another name is made, and deleted, in the file's folder, or in the nearest one above
+    that is there.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it cannot be made.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f'{path} cannot be written: a folder of this name is there')
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ValueError(f'{path} cannot be written: {folder} is no folder')
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f'.{path.name}.'):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'{path} cannot be written: no file can be made in {folder} ({error.strerror})'
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

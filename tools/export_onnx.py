@@ -1,4 +1,8 @@
-"""Export a trained recognizer to an ONNX file or an AOTInductor package, checked on real frames."""
+"""Export a trained recognizer to an ONNX file or an AOTInductor package, checked on real frames.
+
+Exit code 1 says that the network cannot be exported, or not exactly, 2 that the arguments are
+wrong, 130 that it was interrupted; only with 0 is there a new file.
+"""
 
 import argparse
 import sys
@@ -9,17 +13,27 @@ from rich.console import Console
 
 from mmsifa.apis import class_names, load_config, load_recognizer
 from mmsifa.apis.command_line import ConfigOptions, torch_device
+from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
-from mmsifa.export import Exporter, ExportError, check_writable
+from mmsifa.export import Exporter, ExportError, check_config
+from mmsifa.export.recognizer import TOLERANCE
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Export the recognizer that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def share(text: str) -> float:
+    """Read a number from 0 on."""
+    value = float(text)
+    if not 0 <= value < float('inf'):
+        raise argparse.ArgumentTypeError(f'expected a number from 0 on, got {text}')
+    return value
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Parse and check the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
     parser.add_argument('config', help='config of the recognizer: a file or a name')
     parser.add_argument('checkpoint', help='its weights')
     parser.add_argument('out', type=Path, help='the file to write: OUT.onnx or OUT.pt2')
-    parser.add_argument('--format', choices=('onnx', 'pt2'), default='onnx')
+    parser.add_argument('--format', choices=('onnx', 'pt2'), help="default: what OUT's ending says")
     parser.add_argument(
         '--with-preprocess',
         action='store_true',
@@ -38,11 +52,15 @@ def main(argv: list[str] | None = None) -> None:
         metavar=('HEIGHT', 'WIDTH'),
         help="of the frames, where the test pipeline crops nothing; default: the first video's",
     )
-    parser.add_argument('--labels', type=Path, help='class names for the file, one a line')
+    parser.add_argument(
+        '--labels',
+        type=Path,
+        help='class names for the file, one a line; default: those of the data set',
+    )
     parser.add_argument(
         '--tolerance',
-        type=float,
-        default=1e-4,
+        type=share,
+        default=TOLERANCE,
         help='largest difference of scores, as a share of the largest score (default: %(default)s)',
     )
     parser.add_argument(
@@ -55,37 +73,55 @@ def main(argv: list[str] | None = None) -> None:
         '--cfg-options', nargs='+', action=ConfigOptions, help='changes of the config: key=value'
     )
     args = parser.parse_args(argv)
-    console = Console()
-    missing = [str(path) for path in (*args.video, args.labels) if path and not Path(path).exists()]
+    endings = [args.format] if args.format else ['onnx', 'pt2']
+    args.format = args.out.suffix[1:]
+    if args.format not in endings:
+        parser.error(f'{args.out} must end in .{" or .".join(endings)}')
+    missing = [str(path) for path in args.video if not Path(path).is_file()]
     if missing:
         parser.error(f'no such file: {", ".join(missing)}')
     if args.format == 'onnx' and args.device.type != 'cpu':
-        parser.error('an ONNX file is for no device: --device is for --format pt2')
+        parser.error('an ONNX file is for no device: --device is for a pt2 package')
+    return parser, args
+
+
+def export(argv: list[str] | None = None) -> None:
+    """Export the recognizer that the command line names."""
+    parser, args = parse_args(argv)
+    console = Console()
     try:
-        check_writable(args.out, f'.{args.format}')
-        model = load_recognizer(
-            load_config(args.config, args.cfg_options), args.checkpoint, args.device
-        )
+        check_writable(args.out)
+        config = load_config(args.config, args.cfg_options)
+        check_config(config)
+        classes, source = class_names(config, args.labels)
         exporter = Exporter(
-            model,
+            load_recognizer(config, args.checkpoint, args.device),
             args.format,
             args.with_preprocess,
             args.dynamic_frames,
             args.video,
             args.size and tuple(args.size),
         )
-        classes = args.labels and class_names(model.cfg, args.labels)[0]
     except (CheckpointError, OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
 
+    known = source != 'numbers'
+    console.print(f'class names: {source if known else "none, give --labels"}', markup=False)
     console.print(f'input {exporter.metadata["input"]}: {exporter.metadata["shape"]}')
     try:
         with console.status('') as status:
-            result = exporter.export(args.out, args.tolerance, classes, status.update)
+            result = exporter.export(
+                args.out, args.tolerance, classes if known else None, status.update
+            )
     except (ExportError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    for name, (difference, share) in result.differences.items():
-        console.print(f'{name}: scores differ by {difference:.1e}, {share:.1e} of the largest')
+    for name, (difference, of_largest) in result.differences.items():
+        console.print(f'{name}: scores differ by {difference:.1e}, {of_largest:.1e} of the largest')
+    if not result.telling:
+        console.print(
+            'These scores show little: they are 0 or 1, or the same for all clips. Compare on '
+            'other videos (--video)'
+        )
     own, other = result.milliseconds
     console.print(
         f'a clip takes {own:.1f} ms in PyTorch, {other:.1f} ms in {exporter.format.name} '
@@ -94,5 +130,15 @@ def main(argv: list[str] | None = None) -> None:
     console.print(f'{args.out}: {result.num_bytes / 2**20:.1f} MiB')
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Export as :func:`export` does; return the exit code."""
+    try:
+        export(argv)
+    except KeyboardInterrupt:
+        print('Interrupted; no file was written', file=sys.stderr)
+        return 130
+    return 0
+
+
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.utils import to_2tuple
@@ -60,13 +61,13 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
     if not pipeline:
         raise ValueError('expected a train_pipeline or a test_pipeline in the config, got neither')
     is_2d = _is_2d(pipeline)
-    frames, sampling = _sampling(pipeline, is_2d)
+    sampling = sampling_of(pipeline, is_2d)
     size = (side, side) if side else frame_size(pipeline)
     if size is None:
         raise ValueError(
             "the pipeline has no crop and no resizing that tells the frames' size: give it (--side)"
         )
-    return Clip(frames, *size, sampling, is_2d)
+    return Clip(sampling.frames, *size, str(sampling), is_2d)
 
 
 def _is_2d(pipeline: Sequence[ConfigDict]) -> bool:
@@ -79,24 +80,56 @@ def _is_2d(pipeline: Sequence[ConfigDict]) -> bool:
     return formats == ['NCHW']
 
 
-def _steps(pipeline: Sequence[ConfigDict]) -> str:
-    return ', '.join(step.type for step in pipeline)
+def _steps(pipeline: Sequence[dict]) -> str:
+    return ', '.join(step['type'] for step in pipeline)
 
 
-def _sampling(pipeline: Sequence[ConfigDict], is_2d: bool) -> tuple[int, str]:
-    """Count the frames of a clip and say how they are taken."""
+class Sampling(NamedTuple):
+    """How the frames of a clip are taken; as text, in words.
+
+    Attributes:
+        frames: Number of frames.
+        interval: From frame to frame. None where they are spread over the video.
+    """
+
+    frames: int
+    interval: int | None
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f'{self.frames} frames, spread over the video'
+        every = {1: '', 2: ', every other', 3: ', every 3rd'}
+        return f'{self.frames} frames{every.get(self.interval, f", every {self.interval}th")}'
+
+
+def sampling_of(pipeline: Sequence[dict], is_2d: bool) -> Sampling:
+    """Read how a pipeline takes the frames of a clip.
+
+    Args:
+        pipeline: The steps.
+        is_2d: Whether its clips are frames one by one, as MMAction2's ``Recognizer2D`` takes them.
+
+    Returns:
+        The frames' number and interval.
+
+    Raises:
+        ValueError: If no step samples frames.
+
+    Example:
+        >>> str(sampling_of([dict(type='SampleFrames', clip_len=8, frame_interval=4)], False))
+        '8 frames, every 4th'
+    """
     step = _sampler(pipeline)
-    frames, interval = step.clip_len, step.get('frame_interval', 1)
+    frames, interval = step['clip_len'], step.get('frame_interval', 1)
     if is_2d:
         frames *= step.get('num_clips', 1)
         interval = step.get('sample_range', 64) // frames  # of a DenseSampleFrames
-    if step.type.startswith('Uniform') or (is_2d and step.type != 'DenseSampleFrames'):
-        return frames, f'{frames} frames, spread over the video'
-    every = {1: '', 2: ', every other', 3: ', every 3rd'}.get(interval, f', every {interval}th')
-    return frames, f'{frames} frames{every}'
+    if step['type'].startswith('Uniform') or (is_2d and step['type'] != 'DenseSampleFrames'):
+        interval = None
+    return Sampling(frames, interval)
 
 
-def _sampler(pipeline: Sequence[ConfigDict]) -> ConfigDict:
+def _sampler(pipeline: Sequence[dict]) -> dict:
     for step in pipeline:
         if 'clip_len' in step:
             return step
@@ -151,7 +184,7 @@ def views_of(config: Config) -> str:
     if not _is_2d(pipeline):
         clips = step.get('num_clips', 1)
     else:
-        clips = step.get('num_sample_positions', 10) if step.type == 'DenseSampleFrames' else 1
+        clips = step.get('num_sample_positions', 10) if step['type'] == 'DenseSampleFrames' else 1
     clips *= 2 if step.get('twice_sample') else 1
     crops = prod(CROPS.get(step.type, 1) for step in pipeline)
     return f'{clips} clip{"s" if clips > 1 else ""}' + (f' x {crops} crops' if crops > 1 else '')

@@ -1,18 +1,19 @@
 """Clips on which an exported network is compared with the recognizer."""
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from mmaction.models import Recognizer2D
-from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
-from mmsifa.export.preprocess import frame_steps
+from mmsifa.apis.video_reader import Worker
+from mmsifa.datasets import UnreadableVideoError
+from mmsifa.export.pipeline import frame_steps, video_steps
 
 MAX_CLIPS = 2  # of a video; a test may take 20, which is no other check but a longer one
 
@@ -44,8 +45,7 @@ class Sampler:
 
     def __init__(self, recognizer: Any, frame_factor: int = 1) -> None:
         self.recognizer = recognizer
-        config: Config = recognizer.cfg
-        self.pipeline = deepcopy(list(config.test_pipeline))
+        self.pipeline = video_steps(recognizer.cfg)
         self.transforms = frame_steps(self.pipeline)
         names = [step['type'] for step in self.pipeline]
         sampling = [step for step in self.pipeline if 'clip_len' in step]
@@ -62,9 +62,18 @@ class Sampler:
         self.packing = self.pipeline[names.index('FormatShape') :]
 
     def video(self, path: str) -> np.ndarray:
-        """Decode the sampled frames of a video file, (V, T, H, W, 3)."""
+        """Decode the sampled frames of a video file, (V, T, H, W, 3).
+
+        Raises:
+            UnreadableVideoError: If it cannot be opened or decoded.
+        """
         steps = [dict(type='DecordInit'), self.sampling, dict(type='DecordDecode')]
-        return self._decode(steps, dict(filename=path))
+        with closing(Worker(_decode, steps, dict(filename=path))) as worker:
+            try:
+                (frames,) = worker
+            except UnreadableVideoError as error:
+                raise UnreadableVideoError(f'{path} cannot be read ({error})') from error
+        return self._in_clips(frames)
 
     def generated(self, size: tuple[int, int]) -> np.ndarray:
         """Make frames that move, of a height and width: (V, T, H, W, 3)."""
@@ -74,15 +83,18 @@ class Sampler:
         scene = cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC)
         frames = np.stack([np.roll(scene, (t, 2 * t), (0, 1)) for t in range(length)])
         steps = [self.sampling, dict(type='ArrayDecode')]
-        return self._decode(steps, dict(array=frames, total_frames=length))
+        (frames,) = _decode(steps, dict(array=frames, total_frames=length))
+        return self._in_clips(frames)
 
-    def _decode(self, steps: Sequence[dict], results: dict[str, Any]) -> np.ndarray:
-        results |= dict(label=-1, start_index=0, modality='RGB')
-        frames = np.stack(Compose(steps)(results)['imgs'])
+    def _in_clips(self, frames: np.ndarray) -> np.ndarray:
         return frames.reshape(-1, self.num_frames, *frames.shape[1:])
 
-    def sample(self, frames: np.ndarray) -> Sample:
-        """Let the recognizer score the decoded clips (V, T, H, W, 3) of a video."""
+    def clip_size(self, frames: np.ndarray) -> tuple[int, int]:
+        """Return the height and width of what the pipeline makes of decoded clips."""
+        height, width = self._pack(frames)['inputs'].shape[-2:]
+        return height, width
+
+    def _pack(self, frames: np.ndarray) -> dict[str, Any]:
         results = dict(
             imgs=list(frames.reshape(-1, *frames.shape[2:])),
             img_shape=frames.shape[2:4],
@@ -91,7 +103,11 @@ class Sampler:
             label=-1,
             modality='RGB',
         )
-        data = pseudo_collate([Compose([*self.transforms, *self.packing])(results)])
+        return Compose([*self.transforms, *self.packing])(results)
+
+    def sample(self, frames: np.ndarray) -> Sample:
+        """Let the recognizer score the decoded clips (V, T, H, W, 3) of a video."""
+        data = pseudo_collate([self._pack(frames)])
         with torch.no_grad():
             data = self.recognizer.data_preprocessor(data, training=False)
             clips = data['inputs'].clone()
@@ -99,3 +115,9 @@ class Sampler:
         if clips.dim() == 5:  # (1, V*T, 3, H, W), of a Recognizer2D
             clips = clips.unflatten(1, (-1, self.num_frames)).transpose(2, 3)
         return Sample(torch.from_numpy(frames)[None], clips, scores[None])
+
+
+def _decode(steps: Sequence[dict], results: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Yield the frames, as a generator, which a :class:`Worker` can run."""
+    results |= dict(label=-1, start_index=0, modality='RGB')
+    yield np.stack(Compose(steps)(results)['imgs'])

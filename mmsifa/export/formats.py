@@ -3,7 +3,8 @@
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,9 +53,7 @@ class ONNX:
 
     def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
         """Write a program and text about it into one file."""
-        # It says that torchvision, which nothing here needs, is not installed.
-        logging.getLogger('torch.onnx._internal.exporter._registration').setLevel(logging.ERROR)
-        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        with warnings.catch_warnings(), _quiet_torchvision(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter('ignore')
             exported: Any = torch.onnx.export(
                 program.run_decompositions(DECOMPOSITIONS),
@@ -82,6 +81,18 @@ class ONNX:
         )
         name = session.get_inputs()[0].name
         return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+@contextmanager
+def _quiet_torchvision() -> Iterator[None]:
+    """Keep PyTorch from saying that torchvision, which nothing here needs, is not installed."""
+    logger = logging.getLogger('torch.onnx._internal.exporter._registration')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class AOTInductor:

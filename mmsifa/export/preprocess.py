@@ -7,24 +7,10 @@ from mmaction.models.data_preprocessors import ActionDataPreprocessor
 from torch import Tensor, nn
 
 from mmsifa.analysis.clips import frame_size
+from mmsifa.export.pipeline import frame_steps
 
 CROPS = {'CenterCrop': 1, 'ThreeCrop': 3}
 _ONE = 2048  # OpenCV's bilinear weights of bytes are multiples of 1/2048
-
-
-def frame_steps(pipeline: Sequence[dict]) -> list[dict]:
-    """Return the steps of a test pipeline between the decoding and the packing of frames.
-
-    Raises:
-        ValueError: If the pipeline decodes or formats no frames.
-    """
-    names = [step['type'] for step in pipeline]
-    decoders = [i for i, name in enumerate(names) if name.endswith('Decode')]
-    if not decoders or 'FormatShape' not in names:
-        raise ValueError(
-            f'the test pipeline decodes no RGB frames into clips, its steps are {", ".join(names)}'
-        )
-    return list(pipeline[decoders[-1] + 1 : names.index('FormatShape')])
 
 
 class Preprocess(nn.Module):
@@ -34,7 +20,7 @@ class Preprocess(nn.Module):
     units of 1/2048, for the positions inside of the crop only.
 
     Args:
-        pipeline: The config's ``test_pipeline``: at most a ``Resize`` and then a ``CenterCrop`` or
+        pipeline: The steps of a test: at most a ``Resize`` and then a ``CenterCrop`` or
             ``ThreeCrop`` between decoding and formatting.
         data_preprocessor: That of the recognizer.
 

@@ -3,29 +3,58 @@
 from typing import Any
 
 from mmaction.models import BaseHead, Recognizer2D, Recognizer3D
+from mmaction.registry import MODELS
+from mmengine.config import Config
 from torch import Tensor, nn
 
+from mmsifa.export.pipeline import frame_steps, video_steps
 from mmsifa.export.preprocess import Preprocess
 from mmsifa.models import SIFAHead
 
 
-def unsupported_reason(recognizer: nn.Module) -> str | None:
+def unsupported_reason(recognizer: type, head: type | None) -> str | None:
     """Return why a recognizer cannot be exported, if so.
 
+    Args:
+        recognizer: Its class.
+        head: The class of its ``cls_head``, if it has one.
+
+    Returns:
+        The reason, None if it can be exported.
+
     Example:
-        >>> unsupported_reason(nn.Identity())
+        >>> unsupported_reason(nn.Identity, None)
         'only Recognizer2D and Recognizer3D can be exported, not Identity'
     """
-    if not isinstance(recognizer, (Recognizer2D, Recognizer3D)):
-        name = type(recognizer).__name__
-        return f'only Recognizer2D and Recognizer3D can be exported, not {name}'
-    if not recognizer.with_cls_head:
+    if not issubclass(recognizer, (Recognizer2D, Recognizer3D)):
+        return f'only Recognizer2D and Recognizer3D can be exported, not {recognizer.__name__}'
+    if head is None:
         return 'a recognizer without a cls_head has no scores to export'
-    head = type(recognizer.cls_head)
-    predicts_alike = head.predict_by_feat in (BaseHead.predict_by_feat, SIFAHead.predict_by_feat)
-    if not predicts_alike or head.average_clip is not BaseHead.average_clip:
+    predict: Any = getattr(head, 'predict_by_feat', None)
+    predicts_alike = predict in (BaseHead.predict_by_feat, SIFAHead.predict_by_feat)
+    if not predicts_alike or head.average_clip is not BaseHead.average_clip:  # type: ignore[attr-defined]
         return f'the head {head.__name__} makes its predictions in a way that cannot be exported'
     return None
+
+
+def check_config(config: Config) -> None:
+    """Check before there are weights whether the recognizer of a config can be exported.
+
+    Args:
+        config: The config.
+
+    Raises:
+        ValueError: If it cannot.
+
+    Example:
+        >>> from mmsifa.apis import load_config
+        >>> check_config(load_config('sifa_r50_k400'))
+    """
+    frame_steps(video_steps(config))
+    types = [config.model.type, config.model.cls_head.type]
+    recognizer, head = (MODELS.get(kind) if isinstance(kind, str) else kind for kind in types)
+    if recognizer and head and (reason := unsupported_reason(recognizer, head)):
+        raise ValueError(reason)
 
 
 class Scorer(nn.Module):
@@ -51,8 +80,8 @@ class Scorer(nn.Module):
 
     def __init__(self, recognizer: Any, preprocess: Preprocess | None = None) -> None:
         super().__init__()
-        reason = unsupported_reason(recognizer)
-        if reason:
+        head = type(recognizer.cls_head) if recognizer.with_cls_head else None
+        if reason := unsupported_reason(type(recognizer), head):
             raise ValueError(reason)
         self.recognizer = recognizer
         self.preprocess = preprocess
