@@ -8,10 +8,10 @@ runs; whoever is last writes the report.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
+from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -28,7 +28,6 @@ from rich.progress import (
 
 from mmsifa.analysis import Settings
 from mmsifa.apis.command_line import ConfigOptions
-from mmsifa.atomic_write import write_atomically
 from mmsifa.study import Study, is_finished, measure_costs, work_through, write_report
 
 CONFIGS = Path(__file__).parent.parent / 'configs' / 'study'
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--out must be a folder, and {args.out} is a file')
     if args.videos and not args.videos.is_dir():
         parser.error(f'--videos must be a folder, and {args.videos} is none')
-    jobs = args.jobs or (2 if device == 'cpu' and len(os.sched_getaffinity(0)) > 1 else 1)
+    jobs = args.jobs if args.jobs is not None else default_jobs(device)
     if jobs < 1:
         parser.error(f'--jobs must be 1 or more, got {jobs}')
     study = Study(args.out, args.configs, args.quick, args.videos, args.cfg_options)
@@ -74,21 +73,23 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit('not all runs went well:\n' + '\n'.join(failed))
 
 
+def default_jobs(device: str) -> int:
+    """Two runs on a CPU with two cores for this process, else one."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count() or 1
+    return 2 if device == 'cpu' and cores > 1 else 1
+
+
 def check_kind(study: Study) -> None:
     """Keep a quick study's runs from those of a full one."""
-    file = study.out / 'study.json'
-    kind = 'quick' if study.quick else 'full'
-    if not file.exists():
-        write_atomically(file, json.dumps(dict(kind=kind)) + '\n')
-    elif (other := json.loads(file.read_text())['kind']) != kind:
-        raise ValueError(
-            f'{study.out} has a {other} study, and this is a {kind} one: name another folder'
-        )
+    own, other = ('quick', 'full') if study.quick else ('full', 'quick')
+    if (study.out / f'.{other}').exists():
+        raise ValueError(f'{study.out} has a {other} study, not a {own} one: name another folder')
+    study.out.mkdir(parents=True, exist_ok=True)
+    (study.out / f'.{own}').touch()
 
 
 def run_missing(study: Study, pattern: str, jobs: int, device: str) -> list[str]:
     """Run this process's share, then report if all is done; returns what went wrong."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     runs = [run for run in study.runs if fnmatchcase(run.name, pattern)]
     if not runs:
         raise ValueError(f'no run is like {pattern}: expected TASK-MODEL-SEED, as direction-sifa-0')
@@ -97,24 +98,27 @@ def run_missing(study: Study, pattern: str, jobs: int, device: str) -> list[str]
     )
     share = runs[rank::size]
     missing = [run for run in share if not is_finished(study, run)]
-    failed = []
+    failed: list[str] = []
     columns = (
         TextColumn('{task.description}'),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, speed_estimate_period=24 * 3600) as progress:
-        task = progress.add_task('Runs', total=len(missing))
-        for run, succeeded in work_through(study, missing, jobs, device):
-            progress.advance(task)
-            if not succeeded:
-                log = study.folder(run) / 'log.txt'
-                failed.append(f'{run.name}: {last_line(log)} (see {log})')
-                progress.console.print(failed[-1], markup=False, highlight=False)
-    if size == 1 or all(is_finished(study, run) for run in runs):
+        task = progress.add_task(f'{len(missing)} runs', total=len(missing))
+        with closing(work_through(study, missing, jobs, device)) as ended:
+            for run, succeeded in ended:
+                progress.advance(task)
+                if not succeeded:
+                    log = study.folder(run) / 'log.txt'
+                    failed.append(f'{run.name}: {last_line(log)} (see {log})')
+                    progress.console.print(failed[-1], markup=False, highlight=False)
+    if size > 1 and not all(is_finished(study, run) for run in runs):
+        return failed
+    if any(study.out.glob('runs/*/result.json')):
         settings = Settings(device=device, batch_size=8, rounds=1 if study.quick else 3)
         with Progress(*columns, console=console) as progress:
             costs = measure_costs(study.out, settings, progress)
@@ -130,4 +134,5 @@ def last_line(log: Path) -> str:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

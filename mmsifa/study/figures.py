@@ -110,50 +110,43 @@ def draw_costs(summary: dict) -> bytes:
 
 
 def draw_offsets(entry: dict) -> bytes:
-    """Draw the end-point errors of a task's models against the displacement, layer by layer.
+    """Draw how far from the true place the layers of a task's models look.
 
     Args:
         entry: The task's entry in ``tasks`` of a summary.
 
     Returns:
-        A PNG file.
+        A PNG file: a column for each layer, above the end-point error, below the distance of the
+        nearest sample, both with what they would be without offsets.
     """
     models = {m: values['offsets'] for m, values in entry['models'].items() if values['offsets']}
-    layers = list(
-        dict.fromkeys(
-            (_is_swin(model), record['layer'])
-            for model, records in models.items()
-            for record in records
-        )
+    layers = sorted(
+        {(_is_swin(model), record['layer']) for model in models for record in models[model]}
+    )
+    kinds = (
+        ('attended', 'no_motion', 'no motion', 'end-point error, pixels'),
+        ('nearest', 'nearest_undeformed', 'without offsets', 'nearest sample, pixels'),
     )
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(layers))
-        rows = -(-len(layers) // columns)
-        figure = Figure(figsize=(1 + 4 * columns, 3.4 * rows), layout='constrained')
-        places = figure.subplots(rows, columns, squeeze=False).flat
-        for axes, (swin, layer) in zip(places, layers, strict=False):
-            for model, records in models.items():
-                chosen = [record for record in records if record['layer'] == layer]
-                if _is_swin(model) != swin or not chosen:
-                    continue
-                steps = range(len(chosen))
-                axes.plot(
-                    steps,
-                    [record['attended']['mean'] for record in chosen],
-                    'o-',
-                    ms=3.5,
-                    color=COLOURS[model],
-                    label=MODELS[model],
-                )
-                axes.set_xticks(steps, [f'{record["displacement"]:g}' for record in chosen])
-                still = [record['no_motion']['mean'] for record in chosen]
-            axes.plot(steps, still, color='black', lw=0.8, ls=':', label='no motion')
-            axes.set_title(layer)
+        figure = Figure(figsize=(1 + 3 * len(layers), 6), layout='constrained')
+        rows = figure.subplots(2, len(layers), sharex='col', sharey='row', squeeze=False)
+        for places, (measure, baseline, title, label) in zip(rows, kinds, strict=True):
+            for axes, (swin, layer) in zip(places, layers, strict=True):
+                for model, records in models.items():
+                    chosen = [record for record in records if record['layer'] == layer]
+                    if _is_swin(model) != swin or not chosen:
+                        continue
+                    steps = [f'{record["displacement"]:g}' for record in chosen]
+                    means = [record[measure]['mean'] for record in chosen]
+                    still = [record[baseline]['mean'] for record in chosen]
+                    axes.plot(steps, means, 'o-', ms=3.5, color=COLOURS[model], label=MODELS[model])
+                axes.plot(steps, still, color='black', lw=0.8, ls=':', label=title)
+                axes.grid(axis='y', alpha=0.25)
+            places[0].set_ylabel(label)
+            places[0].set_ylim(bottom=0)
+            places[0].legend(frameon=False, fontsize=7)
+        for axes, (_, layer) in zip(rows[0], layers, strict=True):
+            axes.set_title(layer.removeprefix('backbone.'), fontsize=8)
+        for axes in rows[1]:
             axes.set_xlabel('displacement, pixels per frame')
-            axes.set_ylabel('end-point error, pixels')
-            axes.set_ylim(bottom=0)
-            axes.legend(frameon=False, fontsize=7)
-            axes.grid(axis='y', alpha=0.25)
-        for axes in places:
-            axes.set_visible(False)
         return _png(figure)

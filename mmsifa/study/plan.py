@@ -10,7 +10,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmsifa.datasets.class_folders import VIDEO_SUFFIXES, ClassFolders, write_lists
+from mmsifa.atomic_write import write_atomically
+from mmsifa.datasets.class_folders import VIDEO_SUFFIXES
 
 # Files of configs/study/models and what their networks are called.
 MODELS = {
@@ -35,7 +36,8 @@ VIDEO_TASKS = {
 }
 SEEDS = (0, 1, 2)
 VAL_SHARE = 0.2  # of the videos
-DELIMITER = '\t'  # in lists of videos
+LIST = '{}_list_videos.txt'
+DELIMITER = '\t'  # in these lists
 
 
 @dataclass(frozen=True)
@@ -123,36 +125,57 @@ class Study:
         train = config.train_dataloader.dataset
         tests = [config[f'{split}_dataloader'].dataset for split in ('val', 'test')]
         clips = config.iterations * config.batch_size
-        if run.task in VIDEO_TASKS:
-            if self.videos is None:
-                raise ValueError(f'{run.task} needs a folder of videos, --videos')
-            lists = self.write_lists(run.task, config.num_classes)
-            for part, name in ((train, 'train'), *((test, 'val') for test in tests)):
-                part.dataset.ann_file = str((lists / f'{name}_list_videos.txt').absolute())
-                part.dataset.data_prefix = dict(video=str(self.videos.absolute()))
-            lines = (lists / 'train_list_videos.txt').read_text().count('\n')
-            train.times = max(1, round(clips / lines))
-        else:
+        if run.task not in VIDEO_TASKS:
             train.update(num_clips=clips, seed=run.seed)
             for test in tests:
                 test.num_clips = config.test_clips
+            return config
+        train.times = max(1, round(clips / len(self._videos['train']) / config.num_classes))
+        config.videos = self._videos
+        for part, name in ((train, 'train'), *((test, 'val') for test in tests)):
+            part.dataset.ann_file = str(self.folder(run).absolute() / LIST.format(name))
+            part.dataset.data_prefix = dict(video=str(Path(self.videos or '').absolute()))
         return config
 
-    def write_lists(self, task: str, num_classes: int) -> Path:
-        """List the videos of a task, each once with each label, a fifth of them to test with.
+    def digest(self, run: Run) -> str:
+        """Return a number that is another one if the config of a run is another one.
 
         Args:
-            task: The task.
-            num_classes: The number of its labels.
+            run: The run.
 
         Returns:
-            The folder of the lists.
-
-        Raises:
-            ValueError: If there are fewer than two videos.
-            FileExistsError: If the study has lists of other videos.
+            See :func:`digest`.
         """
-        assert self.videos is not None
+        if run not in self._digests:
+            self._digests[run] = digest(self.config(run))
+        return self._digests[run]
+
+    def write(self, run: Run) -> None:
+        """Write ``config.py`` into the folder of a run, and lists of videos where it needs them.
+
+        Args:
+            run: The run.
+        """
+        config, folder = self.config(run), self.folder(run)
+        if run.task in VIDEO_TASKS:
+            for part, names in self._videos.items():
+                lines = [
+                    f'{name}{DELIMITER}{label}\n'
+                    for name in names
+                    for label in range(config.num_classes)
+                ]
+                write_atomically(folder / LIST.format(part), ''.join(lines))
+        write_atomically(folder / 'config.py', config.pretty_text)
+
+    @cached_property
+    def _digests(self) -> dict[Run, str]:
+        return {}
+
+    @cached_property
+    def _videos(self) -> dict[str, list[str]]:
+        """Names of the videos to train on and, a fifth, of those to test with."""
+        if self.videos is None:
+            raise ValueError('these tasks need a folder of videos, --videos')
         names = sorted(
             path.relative_to(self.videos).as_posix()
             for path in self.videos.rglob('*')
@@ -165,14 +188,7 @@ class Study:
             )
         random.Random(0).shuffle(names)
         held_out = max(1, round(VAL_SHARE * len(names)))
-        train, val = (
-            [(name, label) for name in sorted(part) for label in range(num_classes)]
-            for part in (names[held_out:], names[:held_out])
-        )
-        folder = self.out / 'lists' / task
-        classes = [str(label) for label in range(num_classes)]
-        write_lists(ClassFolders(classes, train, val), folder, DELIMITER)
-        return folder
+        return dict(train=sorted(names[held_out:]), val=sorted(names[:held_out]))
 
 
 def digest(config: Config) -> str:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import mmaction
@@ -79,16 +79,16 @@ def train_and_test(folder: Path) -> dict:
 def is_finished(study: Study, run: Run) -> bool:
     """Return whether a run has a result, of the config that it has now."""
     file = study.folder(run) / 'result.json'
-    return file.is_file() and json.loads(file.read_text())['digest'] == digest(study.config(run))
+    return file.is_file() and json.loads(file.read_text())['digest'] == study.digest(run)
 
 
 def work_through(
     study: Study, runs: Sequence[Run], jobs: int = 1, device: str = 'cpu'
-) -> Iterator[tuple[Run, bool]]:
+) -> Generator[tuple[Run, bool], None, None]:
     """Run what is missing, several at a time.
 
-    All that a run prints goes into ``log.txt`` in its folder. Runs that are under way are ended
-    when the iteration is.
+    All that a run prints goes into ``log.txt`` in its folder. Runs that are under way end
+    with the iteration, as when the generator is closed.
 
     Args:
         study: The study.
@@ -121,7 +121,7 @@ def work_through(
 def _start(study: Study, run: Run, device: str) -> subprocess.Popen:
     folder = study.folder(run)
     (folder / 'result.json').unlink(missing_ok=True)
-    write_atomically(folder / 'config.py', study.config(run).pretty_text)
+    study.write(run)
     env = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
     if device == 'cpu':
         env['CUDA_VISIBLE_DEVICES'] = ''
