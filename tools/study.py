@@ -42,7 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     add('--videos', type=Path, help='a folder of videos, any below it, for three more tasks')
     add('--jobs', type=int, help='runs at a time (2 on a CPU of two cores or more, else 1)')
     add('--device', choices=('cpu', 'cuda'), help='(cuda if there is one)')
-    add('--only', metavar='PATTERN', default='*', help="only runs like this, 'direction-sifa*'")
+    add(
+        '--only',
+        nargs='+',
+        metavar='PATTERN',
+        default=['*'],
+        help="as 'direction-sifa*' (all runs)",
+    )
     add('--report-only', action='store_true', help='run nothing, write the report anew')
     add('--configs', type=Path, default=CONFIGS, help='other configs (those of the repository)')
     add('--cfg-options', nargs='+', action=ConfigOptions, default={}, help='changes, KEY=VALUE')
@@ -88,11 +94,13 @@ def check_kind(study: Study) -> None:
     (study.out / f'.{own}').touch()
 
 
-def run_missing(study: Study, pattern: str, jobs: int, device: str) -> list[str]:
+def run_missing(study: Study, patterns: list[str], jobs: int, device: str) -> list[str]:
     """Run this process's share, then report if all is done; returns what went wrong."""
-    runs = [run for run in study.runs if fnmatchcase(run.name, pattern)]
+    runs = [run for run in study.runs if any(fnmatchcase(run.name, like) for like in patterns)]
     if not runs:
-        raise ValueError(f'no run is like {pattern}: expected TASK-MODEL-SEED, as direction-sifa-0')
+        raise ValueError(
+            f'no run is like {" or ".join(patterns)}: expected TASK-MODEL-SEED, as direction-sifa-0'
+        )
     rank, size = (
         int(os.environ.get(f'SLURM_{name}', n)) for name, n in (('PROCID', 0), ('NTASKS', 1))
     )
@@ -108,14 +116,14 @@ def run_missing(study: Study, pattern: str, jobs: int, device: str) -> list[str]
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, speed_estimate_period=24 * 3600) as progress:
-        task = progress.add_task(f'{len(missing)} runs', total=len(missing))
+        task = progress.add_task(f'Runs, {len(missing)}', total=len(missing))
         with closing(work_through(study, missing, jobs, device)) as ended:
             for run, succeeded in ended:
                 progress.advance(task)
                 if not succeeded:
                     log = study.folder(run) / 'log.txt'
                     failed.append(f'{run.name}: {last_line(log)} (see {log})')
-                    progress.console.print(failed[-1], markup=False, highlight=False)
+                    progress.console.print(failed[-1], markup=False, soft_wrap=True)
     if size > 1 and not all(is_finished(study, run) for run in runs):
         return failed
     if any(study.out.glob('runs/*/result.json')):

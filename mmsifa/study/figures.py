@@ -144,7 +144,9 @@ def draw_offsets(entry: dict) -> bytes:
                 axes.grid(axis='y', alpha=0.25)
             places[0].set_ylabel(label)
             places[0].set_ylim(bottom=0)
-            places[0].legend(frameon=False, fontsize=7)
+            for swin in {swin for swin, _ in layers}:
+                first = [of for of, _ in layers].index(swin)
+                places[first].legend(frameon=False, fontsize=7)
         for axes, (_, layer) in zip(rows[0], layers, strict=True):
             axes.set_title(layer.removeprefix('backbone.'), fontsize=8)
         for axes in rows[1]:

@@ -121,6 +121,7 @@ class Study:
             config.test_clips = config.quick_test_clips
         config.merge_from_dict(self.options)
         config.model.cls_head.num_classes = config.num_classes
+        config.train_dataloader.batch_size = config.batch_size
         config.randomness = dict(seed=run.seed)
         train = config.train_dataloader.dataset
         tests = [config[f'{split}_dataloader'].dataset for split in ('val', 'test')]
