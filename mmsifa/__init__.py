@@ -1,7 +1,7 @@
 """Stand-Alone Inter-Frame Attention (SIFA, CVPR 2022) for MMAction2.
 
 Importing this package mends the gaps of the upstream releases (:mod:`mmsifa.compat`) and registers
-the backbones, heads and transforms with MMAction2; nothing else happens here.
+the backbones, heads, transforms and metrics with MMAction2; nothing else happens here.
 """
 
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from mmsifa import compat  # noqa: E402
 
 compat.apply()
 
-from mmsifa import datasets, engine, models, ops  # noqa: E402
+from mmsifa import datasets, engine, evaluation, models, ops  # noqa: E402
 from mmsifa.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'compat', 'datasets', 'engine', 'models', 'ops']
+__all__ = ['__version__', 'compat', 'datasets', 'engine', 'evaluation', 'models', 'ops']

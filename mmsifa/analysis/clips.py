@@ -41,7 +41,8 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
     """Read what a training clip of a config is, or a test's where the config does not train.
 
     Args:
-        config: A config with MMAction2's ``train_pipeline`` or ``test_pipeline``.
+        config: A config with MMAction2's ``train_pipeline`` or ``test_pipeline``, or one that
+            trains on :class:`~mmsifa.datasets.SyntheticClips` of a size it names.
         side: Height and width of the frames. Defaults to what the pipeline's last crop or resizing
             makes.
 
@@ -57,6 +58,9 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
         >>> clip_of(load_config('sifa_swin_s_k400'))
         Clip(frames=64, height=224, width=224, sampling='64 frames, every other', is_2d=False)
     """
+    if drawn := _drawn_clips(config, 'train'):
+        drawn_side = side or drawn.size
+        return Clip(drawn.num_frames, drawn_side, drawn_side, f'{drawn.num_frames} drawn frames')
     pipeline = config.get('train_pipeline') or config.get('test_pipeline')
     if not pipeline:
         raise ValueError('expected a train_pipeline or a test_pipeline in the config, got neither')
@@ -68,6 +72,13 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
             "the pipeline has no crop and no resizing that tells the frames' size: give it (--side)"
         )
     return Clip(sampling.frames, *size, str(sampling), is_2d)
+
+
+def _drawn_clips(config: Config, split: str) -> ConfigDict | None:
+    """Return the data set of a split if it draws clips of a size that the config names."""
+    dataset = config.get(f'{split}_dataloader', {}).get('dataset', {})
+    named = dataset.get('type') == 'SyntheticClips' and {'num_frames', 'size'} <= dataset.keys()
+    return dataset if named else None
 
 
 def _is_2d(pipeline: Sequence[ConfigDict]) -> bool:
@@ -180,6 +191,8 @@ def views_of(config: Config) -> str:
     pipeline = config.get('test_pipeline')
     if not pipeline:
         return 'none'
+    if _drawn_clips(config, 'test'):
+        return '1 clip'
     step = _sampler(pipeline)
     if not _is_2d(pipeline):
         clips = step.get('num_clips', 1)

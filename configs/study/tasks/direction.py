@@ -1,0 +1,6 @@
+_base_ = '_base_/synthetic.py'
+
+clips = dict(task='direction')
+train_dataloader = dict(dataset=clips)
+val_dataloader = test_dataloader = dict(dataset=clips)
+del clips

@@ -1,0 +1,24 @@
+_base_ = '_base_/videos.py'
+
+num_classes = 2  # forwards, backwards
+interval = 2  # of the sampled frames
+
+train_pipeline = [
+    dict(type='DecordInit'),
+    dict(type='SampleFrames', clip_len=8, frame_interval=interval),
+    dict(type='DecordDecode'),
+    dict(type='Resize', scale=(-1, 72)),
+    dict(type='RandomCrop', size=64),
+    dict(type='PlayOrder'),
+    dict(type='FormatShape', input_format='NCTHW'),
+    dict(type='PackActionInputs')
+]
+val_pipeline = test_pipeline = [
+    train_pipeline[0],
+    dict(type='SampleFrames', clip_len=8, frame_interval=interval, test_mode=True),
+    *train_pipeline[2:4],
+    dict(type='CenterCrop', crop_size=64),
+    *train_pipeline[5:]
+]
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
+val_dataloader = test_dataloader = dict(dataset=dict(dataset=dict(pipeline=val_pipeline)))

@@ -1,0 +1,24 @@
+"""The study: what is between frames, compared on the same trunk, budget and recipe."""
+
+from mmsifa.study.costs import measure_costs
+from mmsifa.study.offsets import measure_offsets, offset_errors
+from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS, Run, Study
+from mmsifa.study.report import read_results, summarize, write_report
+from mmsifa.study.runs import is_finished, train_and_test, work_through
+
+__all__ = [
+    'MODELS',
+    'TASKS',
+    'VIDEO_TASKS',
+    'Run',
+    'Study',
+    'is_finished',
+    'measure_costs',
+    'measure_offsets',
+    'offset_errors',
+    'read_results',
+    'summarize',
+    'train_and_test',
+    'work_through',
+    'write_report',
+]

@@ -1,0 +1,59 @@
+"""What the models of a study cost, measured side by side."""
+
+import json
+from pathlib import Path
+
+from mmengine.config import Config
+from rich.progress import Progress
+
+from mmsifa.analysis import Settings, make_report, total
+from mmsifa.atomic_write import write_atomically
+from mmsifa.study.plan import MODELS, digest
+
+
+def measure_costs(out: Path, settings: Settings, progress: Progress) -> dict:
+    """Count and time the models that a study's folder has results of, and write ``costs.json``.
+
+    What is there, of the same models, is kept.
+
+    Args:
+        out: The study's folder.
+        settings: How they are measured.
+        progress: Where the progress is shown.
+
+    Returns:
+        What the file holds: ``environment``, ``failed``, and in ``models`` for each model the
+        digest of its config, its ``parameters``, ``multiply_adds``, and the clips per second of
+        its ``forward`` pass and ``training step``.
+    """
+    configs, digests = {}, {}
+    for model in MODELS:
+        found = sorted(out.glob(f'runs/*-{model}-*/result.json'))
+        if found:
+            configs[model] = str(found[0].with_name('config.py'))
+            digests[model] = digest(Config.fromfile(configs[model]))
+    file = out / 'costs.json'
+    if file.is_file():
+        costs = json.loads(file.read_text())
+        if {name: costs['models'][name]['digest'] for name in costs['models']} == digests:
+            return costs
+    report = make_report(configs, settings, progress)
+    costs = dict(
+        environment=report['environment'],
+        failed=report['failed'],
+        models={
+            entry['label']: dict(
+                digest=digests[entry['label']],
+                parameters=entry['parameters'],
+                multiply_adds=total(entry['multiply_adds']),
+                **{
+                    name: entry[name]['clips_per_second']
+                    for name in ('forward', 'training step')
+                    if name in entry
+                },
+            )
+            for entry in report['models']
+        },
+    )
+    write_atomically(file, json.dumps(costs, indent=1) + '\n')
+    return costs

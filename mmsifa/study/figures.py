@@ -1,0 +1,154 @@
+"""The figures of a study."""
+
+import io
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
+
+COLOURS = {
+    'c2d': '#888888',
+    'temporal_conv': '#1f77b4',
+    'tsm': '#17becf',
+    'undeformed': '#bcbd22',
+    'unscaled': '#ff7f0e',
+    'sifa': '#d62728',
+    'sifa_softmax': '#e377c2',
+    'sifa_taps': '#9467bd',
+    'swin_conv': '#1f77b4',
+    'swin_sifa': '#d62728',
+    'swin_both': '#2ca02c',
+}
+STYLE: Any = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False}
+
+
+def _is_swin(model: str) -> bool:
+    return model.startswith('swin')
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, dpi=150, metadata={'Software': None})
+    return file.getvalue()
+
+
+def draw_accuracy(entry: dict) -> bytes:
+    """Draw a task's accuracy against the displacement; a band goes from the worst seed to the best.
+
+    Args:
+        entry: The task's entry in ``tasks`` of a summary.
+
+    Returns:
+        A PNG file.
+    """
+    with matplotlib.rc_context(STYLE):
+        trunks = [
+            swin for swin in (False, True) if any(_is_swin(m) == swin for m in entry['models'])
+        ]
+        figure = Figure(figsize=(1 + 4.5 * len(trunks), 4), layout='constrained')
+        columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]
+        for axes, swin in zip(columns, trunks, strict=True):
+            for model, values in entry['models'].items():
+                if _is_swin(model) != swin:
+                    continue
+                spreads = values['by_displacement'].values()
+                places = range(len(spreads))
+                colour = COLOURS[model]
+                means = [100 * spread['mean'] for spread in spreads]
+                axes.plot(places, means, 'o-', ms=3.5, color=colour, label=MODELS[model])
+                ends = [[100 * spread[end] for spread in spreads] for end in ('min', 'max')]
+                axes.fill_between(places, *ends, color=colour, alpha=0.15, lw=0)
+                axes.set_xticks(places, values['by_displacement'])
+            axes.axhline(100 * entry['chance'], color='black', lw=0.8, ls=':')
+            axes.set_xlabel('displacement, pixels per frame')
+            axes.legend(frameon=False, fontsize=8)
+            axes.grid(axis='y', alpha=0.25)
+        columns[0].set_ylim(0, 102)
+        columns[0].set_ylabel('held-out top-1, %')
+        return _png(figure)
+
+
+def draw_costs(summary: dict) -> bytes:
+    """Draw the accuracy on each task against the multiply-adds.
+
+    Args:
+        summary: A summary with ``costs``.
+
+    Returns:
+        A PNG file.
+    """
+    tasks, costs = summary['tasks'], summary['costs']['models']
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.5 + 4.5 * len(tasks), 4), layout='constrained')
+        for axes, (task, entry) in zip(
+            figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True
+        ):
+            for model, values in entry['models'].items():
+                if model not in costs:
+                    continue
+                spread = values['top1']
+                below, above = spread['mean'] - spread['min'], spread['max'] - spread['mean']
+                axes.errorbar(
+                    costs[model]['multiply_adds'] / 1e6,
+                    100 * spread['mean'],
+                    yerr=[[100 * below], [100 * above]],
+                    fmt='s' if _is_swin(model) else 'o',
+                    color=COLOURS[model],
+                    label=MODELS[model],
+                )
+            axes.axhline(100 * entry['chance'], color='black', lw=0.8, ls=':')
+            axes.set_title((TASKS | VIDEO_TASKS)[task])
+            axes.set_xlabel('million multiply-adds of a clip')
+            axes.set_ylabel('held-out top-1, %')
+            axes.grid(alpha=0.25)
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc='outside right upper', frameon=False, fontsize=8
+        )
+        return _png(figure)
+
+
+def draw_offsets(entry: dict) -> bytes:
+    """Draw how far from the true place the layers of a task's models look.
+
+    Args:
+        entry: The task's entry in ``tasks`` of a summary.
+
+    Returns:
+        A PNG file: a column for each layer, above the end-point error, below the distance of the
+        nearest sample, both with what they would be without offsets.
+    """
+    models = {m: values['offsets'] for m, values in entry['models'].items() if values['offsets']}
+    layers = sorted(
+        {(_is_swin(model), record['layer']) for model in models for record in models[model]}
+    )
+    kinds = (
+        ('attended', 'no_motion', 'no motion', 'end-point error, pixels'),
+        ('nearest', 'nearest_undeformed', 'without offsets', 'nearest sample, pixels'),
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1 + 3 * len(layers), 6), layout='constrained')
+        rows = figure.subplots(2, len(layers), sharex='col', sharey='row', squeeze=False)
+        for places, (measure, baseline, title, label) in zip(rows, kinds, strict=True):
+            for axes, (swin, layer) in zip(places, layers, strict=True):
+                for model, records in models.items():
+                    chosen = [record for record in records if record['layer'] == layer]
+                    if _is_swin(model) != swin or not chosen:
+                        continue
+                    steps = [f'{record["displacement"]:g}' for record in chosen]
+                    means = [record[measure]['mean'] for record in chosen]
+                    still = [record[baseline]['mean'] for record in chosen]
+                    axes.plot(steps, means, 'o-', ms=3.5, color=COLOURS[model], label=MODELS[model])
+                axes.plot(steps, still, color='black', lw=0.8, ls=':', label=title)
+                axes.grid(axis='y', alpha=0.25)
+            places[0].set_ylabel(label)
+            places[0].set_ylim(bottom=0)
+            for swin in {swin for swin, _ in layers}:
+                first = [of for of, _ in layers].index(swin)
+                places[first].legend(frameon=False, fontsize=7)
+        for axes, (_, layer) in zip(rows[0], layers, strict=True):
+            axes.set_title(layer.removeprefix('backbone.'), fontsize=8)
+        for axes in rows[1]:
+            axes.set_xlabel('displacement, pixels per frame')
+        return _png(figure)

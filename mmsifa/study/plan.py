@@ -1,0 +1,206 @@
+"""Which runs a study has, and the config of each."""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmsifa.atomic_write import write_atomically
+from mmsifa.datasets.class_folders import VIDEO_SUFFIXES
+
+# Files of configs/study/models and what their networks are called.
+MODELS = {
+    'c2d': 'C2D',
+    'temporal_conv': 'temporal convolution',
+    'tsm': 'TSM',
+    'undeformed': 'attention, not deformed',
+    'unscaled': 'attention, no motion rescaling',
+    'sifa': 'SIFA',
+    'sifa_softmax': 'SIFA, softmax',
+    'sifa_taps': 'SIFA, tap embedding',
+    'swin_conv': 'Swin, temporal convolution',
+    'swin_sifa': 'Swin, SIFA',
+    'swin_both': 'Swin, both',
+}
+# Files of configs/study/tasks and what they ask for.
+TASKS = {'direction': 'name the motion', 'appearance': 'name the appearance'}
+VIDEO_TASKS = {
+    'play_order': 'played forwards or backwards',
+    'play_speed': 'name the speed',
+    'panning_crop': "name the crop's direction",
+}
+SEEDS = (0, 1, 2)
+VAL_SHARE = 0.2  # of the videos
+LIST = '{}_list_videos.txt'
+DELIMITER = '\t'  # in these lists
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network that is trained and tested on a task.
+
+    Args:
+        task: A key of ``TASKS`` or ``VIDEO_TASKS``.
+        model: A key of ``MODELS``.
+        seed: Seed of the weights and of the training clips.
+
+    Example:
+        >>> Run('direction', 'sifa', 0).name
+        'direction-sifa-0'
+    """
+
+    task: str
+    model: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return f'{self.task}-{self.model}-{self.seed}'
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of a study: each model on each task, with each seed.
+
+    Args:
+        out: The study's folder.
+        configs: The folder of ``schedule.py``, ``models`` and ``tasks``.
+        quick: Whether there is one seed, less training and less testing. Default: False.
+        videos: A folder of videos for the tasks of ``VIDEO_TASKS``. Default: None, without them.
+        options: What to change in all configs, as of ``--cfg-options``. Default: {}.
+
+    Example:
+        >>> study = Study(getfixture('tmp_path'), Path('configs/study'), quick=True)
+        >>> len(study.runs), study.runs[0]
+        (22, Run(task='direction', model='c2d', seed=0))
+        >>> study.config(study.runs[0]).model.backbone.between_frames.type
+        'torch.nn.Identity'
+    """
+
+    out: Path
+    configs: Path
+    quick: bool = False
+    videos: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All runs; those of the first seed come first."""
+        tasks = [*TASKS, *(VIDEO_TASKS if self.videos else ())]
+        seeds = SEEDS[:1] if self.quick else SEEDS
+        return [Run(task, model, seed) for seed in seeds for task in tasks for model in MODELS]
+
+    def folder(self, run: Run) -> Path:
+        """Return the folder of a run."""
+        return self.out / 'runs' / run.name
+
+    def config(self, run: Run) -> Config:
+        """Put the config of a run together.
+
+        Args:
+            run: The run.
+
+        Returns:
+            The whole config, which MMAction2's tools can train and test.
+
+        Raises:
+            ValueError: If there are no videos for a task that needs them.
+        """
+        config = Config.fromfile(self.configs / 'tasks' / f'{run.task}.py')
+        config.merge_from_dict(
+            Config.fromfile(self.configs / 'models' / f'{run.model}.py')._cfg_dict
+        )
+        if self.quick:
+            config.iterations = config.quick_iterations
+            config.test_clips = config.quick_test_clips
+        config.merge_from_dict(self.options)
+        config.model.cls_head.num_classes = config.num_classes
+        config.train_dataloader.batch_size = config.batch_size
+        config.randomness = dict(seed=run.seed)
+        train = config.train_dataloader.dataset
+        tests = [config[f'{split}_dataloader'].dataset for split in ('val', 'test')]
+        clips = config.iterations * config.batch_size
+        if run.task not in VIDEO_TASKS:
+            train.update(num_clips=clips, seed=run.seed)
+            for test in tests:
+                test.num_clips = config.test_clips
+            return config
+        train.times = max(1, round(clips / len(self._videos['train']) / config.num_classes))
+        config.videos = self._videos
+        for part, name in ((train, 'train'), *((test, 'val') for test in tests)):
+            part.dataset.ann_file = str(self.folder(run).absolute() / LIST.format(name))
+            part.dataset.data_prefix = dict(video=str(Path(self.videos or '').absolute()))
+        return config
+
+    def digest(self, run: Run) -> str:
+        """Return a number that is another one if the config of a run is another one.
+
+        Args:
+            run: The run.
+
+        Returns:
+            See :func:`digest`.
+        """
+        if run not in self._digests:
+            self._digests[run] = digest(self.config(run))
+        return self._digests[run]
+
+    def write(self, run: Run) -> None:
+        """Write ``config.py`` into the folder of a run, and lists of videos where it needs them.
+
+        Args:
+            run: The run.
+        """
+        config, folder = self.config(run), self.folder(run)
+        if run.task in VIDEO_TASKS:
+            for part, names in self._videos.items():
+                lines = [
+                    f'{name}{DELIMITER}{label}\n'
+                    for name in names
+                    for label in range(config.num_classes)
+                ]
+                write_atomically(folder / LIST.format(part), ''.join(lines))
+        write_atomically(folder / 'config.py', config.pretty_text)
+
+    @cached_property
+    def _digests(self) -> dict[Run, str]:
+        return {}
+
+    @cached_property
+    def _videos(self) -> dict[str, list[str]]:
+        """Names of the videos to train on and, a fifth, of those to test with."""
+        if self.videos is None:
+            raise ValueError('these tasks need a folder of videos, --videos')
+        names = sorted(
+            path.relative_to(self.videos).as_posix()
+            for path in self.videos.rglob('*')
+            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        )
+        if len(names) < 2:
+            raise ValueError(
+                f'{self.videos} must hold two videos or more, to train and to test with, got '
+                f'{len(names)} (videos end in {", ".join(VIDEO_SUFFIXES)})'
+            )
+        random.Random(0).shuffle(names)
+        held_out = max(1, round(VAL_SHARE * len(names)))
+        return dict(train=sorted(names[held_out:]), val=sorted(names[:held_out]))
+
+
+def digest(config: Config) -> str:
+    """Return a number that is another one for another config.
+
+    Args:
+        config: A config; the folder it works in does not count.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    entries = {key: value for key, value in config.to_dict().items() if key != 'work_dir'}
+    text = json.dumps(entries, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,193 @@
+"""The report of a study, out of its JSON files alone."""
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from mmsifa.analysis.pages import billions, row
+from mmsifa.atomic_write import write_atomically
+from mmsifa.study.figures import draw_accuracy, draw_costs, draw_offsets
+from mmsifa.study.offsets import MEASURES
+from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
+
+
+def read_results(out: Path) -> dict[tuple[str, str], list[dict]]:
+    """Read what the runs of a study have written.
+
+    Args:
+        out: The study's folder.
+
+    Returns:
+        The results by task and model, in the order of the plan, those of each seed in a list.
+    """
+    found = defaultdict(list)
+    for file in sorted(out.glob('runs/*/result.json')):
+        task, model, _ = file.parent.name.split('-')
+        found[task, model].append(json.loads(file.read_text()))
+    order = [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in MODELS]
+    return {key: found[key] for key in order if key in found}
+
+
+def summarize(results: dict[tuple[str, str], list[dict]], costs: dict | None = None) -> dict:
+    """Average over the seeds.
+
+    Args:
+        results: What :func:`read_results` returns.
+        costs: What :func:`~mmsifa.study.measure_costs` returns. Default: None.
+
+    Returns:
+        For JSON: ``tasks``, in which each task has its ``chance`` and for each of its ``models``
+        ``seeds``, ``top1``, ``by_displacement``, ``offsets`` and the ``seconds`` of a run; and
+        ``costs``. Whatever differs between seeds is a dict of ``mean``, ``std`` (0 for one seed),
+        ``min`` and ``max``.
+    """
+    tasks: dict[str, dict] = {}
+    for (task, model), runs in results.items():
+        entry = tasks.setdefault(task, dict(chance=1 / runs[0]['num_classes'], models={}))
+        entry['models'][model] = dict(
+            seeds=[run['seed'] for run in runs],
+            top1=_spread([run['top1'] for run in runs]),
+            by_displacement={
+                displacement: _spread([run['by_displacement'][displacement] for run in runs])
+                for displacement in runs[0]['by_displacement']
+            },
+            offsets=_offsets(runs),
+            seconds=_spread([run['seconds'] for run in runs]),
+        )
+    return dict(tasks=tasks, costs=costs)
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return dict(
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values) if len(values) > 1 else 0.0,
+        min=min(values),
+        max=max(values),
+    )
+
+
+def _offsets(runs: list[dict]) -> list[dict]:
+    groups = defaultdict(list)
+    for run in runs:
+        for record in run['offsets']:
+            groups[record['layer'], record['displacement']].append(record)
+    return [
+        dict(layer=layer, displacement=displacement)
+        | {name: _spread([record[name] for record in records]) for name in MEASURES}
+        for (layer, displacement), records in groups.items()
+    ]
+
+
+def write_report(out: Path, costs: dict | None = None) -> dict:
+    """Write ``results.json``, ``table.md`` and the figures of a study.
+
+    Args:
+        out: The study's folder.
+        costs: What :func:`~mmsifa.study.measure_costs` returns. Default: None, what
+            ``costs.json`` holds if it is there.
+
+    Returns:
+        What ``results.json`` holds, see :func:`summarize`.
+
+    Raises:
+        ValueError: If there is no result.
+    """
+    results = read_results(out)
+    if not results:
+        raise ValueError(f'there is no result to report in {out / "runs"}')
+    if costs is None and (out / 'costs.json').is_file():
+        costs = json.loads((out / 'costs.json').read_text())
+    summary = summarize(results, costs)
+    write_atomically(out / 'results.json', json.dumps(summary, indent=1) + '\n')
+    write_atomically(out / 'table.md', table(summary))
+    for task, entry in summary['tasks'].items():
+        if any(model['by_displacement'] for model in entry['models'].values()):
+            write_atomically(out / f'accuracy_{task}.png', draw_accuracy(entry))
+        if any(model['offsets'] for model in entry['models'].values()):
+            write_atomically(out / f'offsets_{task}.png', draw_offsets(entry))
+    if costs:
+        write_atomically(out / 'costs.png', draw_costs(summary))
+    return summary
+
+
+def table(summary: dict) -> str:
+    """Write a summary as Markdown tables.
+
+    Args:
+        summary: What :func:`summarize` returns.
+
+    Returns:
+        The tables: accuracy and cost, then for each task accuracy by displacement and the offsets.
+    """
+    blocks = [_overview(summary)]
+    for task, entry in summary['tasks'].items():
+        title = (TASKS | VIDEO_TASKS)[task]
+        by_displacement = {
+            model: values['by_displacement']
+            for model, values in entry['models'].items()
+            if values['by_displacement']
+        }
+        if by_displacement:
+            columns = list(next(iter(by_displacement.values())))
+            head = [f'{title}: top-1 %, by pixels per frame', *columns]
+            rows = [
+                [MODELS[model], *(_percent(values[column]) for column in columns)]
+                for model, values in by_displacement.items()
+            ]
+            blocks.append(_table(head, rows))
+        rows = [
+            [
+                *(MODELS[model], record['layer'], f'{record["displacement"]:g}'),
+                *(f'{record[name]["mean"]:.2f}' for name in MEASURES),
+            ]
+            for model, values in entry['models'].items()
+            for record in values['offsets']
+        ]
+        if rows:
+            head = [
+                *(f'{title}: pixels from the true place', 'layer', 'pixels per frame'),
+                *('attended place', 'no motion', 'nearest sample', 'nearest without offsets'),
+            ]
+            blocks.append(_table(head, rows))
+    return '\n'.join(blocks)
+
+
+def _overview(summary: dict) -> str:
+    tasks, costs = summary['tasks'], (summary['costs'] or {}).get('models', {})
+    head = ['model']
+    head += [f'{(TASKS | VIDEO_TASKS)[task]}, top-1 %' for task in tasks]
+    head += ['seeds', 'minutes of a run', 'parameters', 'GMACs']
+    head += ['clips/s', 'clips/s, training']
+    rows = []
+    for model, title in MODELS.items():
+        entries = [entry['models'].get(model) for entry in tasks.values()]
+        found = [entry for entry in entries if entry]
+        if not found:
+            continue
+        cells = [_percent(entry['top1']) if entry else '-' for entry in entries]
+        cells.append(str(max(len(entry['seeds']) for entry in found)))
+        cells.append(f'{sum(e["seconds"]["mean"] for e in found) / len(found) / 60:.1f}')
+        cost = costs.get(model)
+        cells += [f'{cost["parameters"]:,}', billions(cost['multiply_adds'])] if cost else ['-'] * 2
+        for name in ('forward', 'training step'):
+            cells.append(f'{cost[name]:.3g}' if cost and name in cost else '-')
+        rows.append([title, *cells])
+    chances = [
+        f'{(TASKS | VIDEO_TASKS)[task]} {entry["chance"]:.1%}' for task, entry in tasks.items()
+    ]
+    return (
+        f'{_table(head, rows)}\n'
+        'Held-out accuracy: mean over the seeds ± standard deviation. Chance: '
+        f'{", ".join(chances)}.\n'
+    )
+
+
+def _percent(spread: dict[str, float]) -> str:
+    text = f'{100 * spread["mean"]:.1f}'
+    return f'{text} ± {100 * spread["std"]:.1f}' if spread['std'] else text
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    ruler = ['---'] + ['---:'] * (len(head) - 1)
+    return ''.join(map(row, [head, ruler, *rows]))

@@ -1,0 +1,130 @@
+"""The runs of a study, each in a process of its own, ``python -m mmsifa.study FOLDER``."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import mmaction
+import mmengine
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmsifa.atomic_write import write_atomically
+from mmsifa.datasets import SyntheticClips
+from mmsifa.models import SIFA
+from mmsifa.study.offsets import measure_offsets
+from mmsifa.study.plan import Run, Study, digest
+from mmsifa.version import __version__
+
+CURVE_POINTS = 48
+POLL = 0.2  # seconds
+
+
+def train_and_test(folder: Path) -> dict:
+    """Train and test what a run's ``config.py`` says, and write ``result.json``.
+
+    Args:
+        folder: The run's folder, in which MMEngine's logs and the weights come, too.
+
+    Returns:
+        The result, as it is written.
+
+    Raises:
+        RuntimeError: If a signal ended the training early.
+    """
+    config = Config.fromfile(folder / 'config.py')
+    result = dict(digest=digest(config), seed=config.randomness.seed)
+    config.work_dir = str(folder)
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    runner = Runner.from_cfg(config)
+    runner.train()
+    if runner.iter < runner.max_iters:
+        raise RuntimeError(f'stopped after {runner.iter} of {runner.max_iters} iterations')
+    scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
+    accuracy = {n.removeprefix('val/acc/'): v[-1] for n, v in scalars.items() if 'val/acc' in n}
+    losses = np.array_split(scalars['train/loss'], min(CURVE_POINTS, len(scalars['train/loss'])))
+    result.update(
+        num_classes=config.num_classes,
+        iterations=runner.iter,
+        top1=float(accuracy.pop('top1')),
+        by_displacement={
+            name.removeprefix('displacement='): float(value) for name, value in accuracy.items()
+        },
+        loss=[float(part.mean()) for part in losses],
+        offsets=[],
+        seconds=time.perf_counter() - start,
+        device=str(next(runner.model.parameters()).device.type),
+        versions=dict(
+            mmsifa=__version__,
+            torch=torch.__version__,
+            mmengine=mmengine.__version__,
+            mmaction=mmaction.__version__,
+        ),
+    )
+    clips = runner.val_dataloader.dataset
+    attends = any(isinstance(module, SIFA) for module in runner.model.modules())
+    if attends and isinstance(clips, SyntheticClips):
+        result['offsets'] = measure_offsets(runner.model, clips)
+    write_atomically(folder / 'result.json', json.dumps(result, indent=1) + '\n')
+    return result
+
+
+def is_finished(study: Study, run: Run) -> bool:
+    """Return whether a run has a result, of the config that it has now."""
+    file = study.folder(run) / 'result.json'
+    return file.is_file() and json.loads(file.read_text())['digest'] == study.digest(run)
+
+
+def work_through(
+    study: Study, runs: Sequence[Run], jobs: int = 1, device: str = 'cpu'
+) -> Generator[tuple[Run, bool], None, None]:
+    """Run what is missing, several at a time.
+
+    All that a run prints goes into ``log.txt`` in its folder. Runs that are under way end
+    with the iteration, as when the generator is closed.
+
+    Args:
+        study: The study.
+        runs: The runs.
+        jobs: How many run at a time, with one CPU thread each. Default: 1.
+        device: ``'cpu'`` or ``'cuda'``. Default: ``'cpu'``.
+
+    Yields:
+        Each run when it ends, and whether it has a result.
+    """
+    waiting = list(runs)
+    running: dict[Run, subprocess.Popen] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running[waiting[0]] = _start(study, waiting[0], device)
+                del waiting[0]
+            ended = [run for run, process in running.items() if process.poll() is not None]
+            for run in ended:
+                yield run, running.pop(run).returncode == 0
+            if not ended:
+                time.sleep(POLL)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _start(study: Study, run: Run, device: str) -> subprocess.Popen:
+    folder = study.folder(run)
+    (folder / 'result.json').unlink(missing_ok=True)
+    study.write(run)
+    env = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+    if device == 'cpu':
+        env['CUDA_VISIBLE_DEVICES'] = ''
+    with (folder / 'log.txt').open('w') as log:
+        command = [sys.executable, '-m', 'mmsifa.study', str(folder)]
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)

@@ -1,0 +1,338 @@
+"""The study: its runs, what they measure, and the report of them."""
+
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmaction.registry import METRICS
+
+from mmsifa.datasets import sample_scene
+from mmsifa.inspection import LayerAttention
+from mmsifa.study import (
+    VIDEO_TASKS,
+    Run,
+    Study,
+    is_finished,
+    offset_errors,
+    train_and_test,
+)
+
+ROOT = Path(__file__).parent.parent
+TOOL, CONFIGS = ROOT / 'tools/study.py', ROOT / 'configs/study'
+OPTIONS = dict(iterations=10, batch_size=4, test_clips=48)
+NAMES = ['direction-c2d-0', 'direction-sifa-0']
+
+
+@pytest.fixture(scope='module')
+def tool():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location('study', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def command():
+    def command(out, *, only=NAMES, options=()):
+        tiny = [f'{name}={value}' for name, value in OPTIONS.items()]
+        return ['--out', str(out), '--quick', '--only', *only, '--cfg-options', *tiny, *options]
+
+    return command
+
+
+@pytest.fixture(scope='module')
+def studied(tmp_path_factory, tool, command):
+    """The folder of a study of two runs."""
+    out = tmp_path_factory.mktemp('study')
+    tool.main(command(out))
+    return out
+
+
+def result(folder):
+    return json.loads((folder / 'result.json').read_text())
+
+
+def times(out):
+    return {path: path.stat().st_mtime_ns for path in out.glob('runs/*/*') if path.is_file()}
+
+
+# Runs
+
+
+def test_a_study_runs_through(studied):
+    summary = json.loads((studied / 'results.json').read_text())
+    assert list(summary['tasks']) == ['direction']
+    assert summary['tasks']['direction']['chance'] == 1 / 8
+    assert list(summary['tasks']['direction']['models']) == ['c2d', 'sifa']
+    costs = summary['costs']['models']
+    assert 0 < costs['c2d']['multiply_adds'] < costs['sifa']['multiply_adds']
+    assert costs['sifa']['training step'] > 0
+    table = (studied / 'table.md').read_text()
+    assert f'{costs["sifa"]["parameters"]:,}' in table
+    assert table.count('| SIFA |') == 2 + 12  # accuracy twice, 2 layers at 6 displacements
+    pictures = {path.name for path in studied.glob('*.png')}
+    assert pictures == {'accuracy_direction.png', 'offsets_direction.png', 'costs.png'}
+
+
+def test_a_result_says_what_was_measured(studied):
+    for name in NAMES:
+        measured = result(studied / 'runs' / name)
+        by_displacement = measured['by_displacement']
+        assert list(by_displacement) == ['0', '1', '2', '4', '8', '16']
+        assert np.mean(list(by_displacement.values())) == pytest.approx(measured['top1'])
+        assert len(measured['loss']) == measured['iterations'] == 10
+        assert measured['versions']['torch'] == torch.__version__
+    for record in measured['offsets']:
+        assert record['no_motion'] == pytest.approx(record['displacement'], rel=1e-4, abs=1e-6)
+    assert not result(studied / 'runs' / NAMES[0])['offsets']
+
+
+def test_finished_runs_are_kept(studied, tool, command):
+    before, costs = times(studied), (studied / 'costs.json').stat().st_mtime_ns
+    tool.main(command(studied))
+    assert times(studied) == before
+    assert (studied / 'costs.json').stat().st_mtime_ns == costs
+
+
+def test_the_report_needs_json_files_alone(studied, tool, tmp_path):
+    for name in NAMES:
+        (tmp_path / 'runs' / name).mkdir(parents=True)
+        shutil.copy(studied / 'runs' / name / 'result.json', tmp_path / 'runs' / name)
+    shutil.copy(studied / 'costs.json', tmp_path)
+    tool.main(['--out', str(tmp_path), '--report-only'])
+    for name in ('results.json', 'table.md', 'costs.png', 'offsets_direction.png'):
+        assert (tmp_path / name).read_bytes() == (studied / name).read_bytes()
+
+
+def test_a_run_is_that_of_its_config_and_seed_again(studied, tmp_path):
+    first = studied / 'runs' / NAMES[0]
+    shutil.copy(first / 'config.py', tmp_path)
+    again = train_and_test(tmp_path)
+    assert again['loss'] == result(first)['loss']
+    assert again['by_displacement'] == result(first)['by_displacement']
+    assert again['digest'] == result(first)['digest']
+
+
+def test_a_changed_config_runs_again(studied, tool, tmp_path):
+    run = Run('direction', 'c2d', 0)
+    assert is_finished(Study(studied, CONFIGS, quick=True, options=OPTIONS), run)
+    changed = Study(studied, CONFIGS, quick=True, options=OPTIONS | {'iterations': 11})
+    assert not is_finished(changed, run)
+    moved = Study(tmp_path, CONFIGS, quick=True, options=OPTIONS | {'iterations': 11})
+    shutil.copytree(studied / 'runs', tmp_path / 'runs')
+    ended = list(tool.work_through(moved, [run]))
+    assert ended == [(run, True)]
+    assert is_finished(moved, run)
+    assert result(moved.folder(run))['iterations'] == 11
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(tool, command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tool, 'measure_costs', lambda *_: {'models': {}, 'failed': []})
+    with pytest.raises(SystemExit, match='direction-c2d-0: ValueError: between_frames') as error:
+        tool.main(command(tmp_path, options=['model.backbone.softmax=True']))
+    assert str(tmp_path / 'runs/direction-c2d-0/log.txt') in str(error.value)
+    assert 'direction-sifa-0' not in str(error.value)
+    assert result(tmp_path / 'runs/direction-sifa-0')['iterations'] == 10
+    assert not (tmp_path / 'runs/direction-c2d-0/result.json').exists()
+    assert 'mmengine' not in ''.join(capsys.readouterr())  # that is in the logs
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')
+def test_a_stopped_study_leaves_no_process_and_no_result(command, tmp_path):
+    options = ['iterations=1000']
+    arguments = [sys.executable, TOOL, *command(tmp_path, only=NAMES[:1], options=options)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / 'runs' / NAMES[0]
+    while not list(folder.glob('2*')) and process.poll() is None:  # MMEngine has started
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert 'the same command goes on' in said
+    assert not (folder / 'result.json').exists()
+    for file in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            assert str(folder) not in file.read_text()
+        except OSError:  # it has ended
+            continue
+
+
+# The plan
+
+
+def test_each_model_meets_each_task_with_each_seed(tmp_path):
+    names = [run.name for run in Study(tmp_path, CONFIGS).runs]
+    assert len({*names}) == len(names) == 11 * 2 * 3
+    assert [int(name[-1]) for name in names] == [0] * 22 + [1] * 22 + [2] * 22
+    assert len(Study(tmp_path, CONFIGS, videos=tmp_path).runs) == 11 * 5 * 3
+    assert len(Study(tmp_path, CONFIGS, quick=True).runs) == 22
+
+
+def test_runs_differ_in_nothing_but_what_is_compared(tmp_path):
+    study = Study(tmp_path, CONFIGS)
+    config, other = (study.config(Run('direction', 'sifa', seed)) for seed in (0, 1))
+    assert other.randomness.seed == other.train_dataloader.dataset.seed == 1
+    assert other.val_dataloader == config.val_dataloader  # the same clips test all
+    assert config.val_dataloader.dataset.stream == 1
+    assert config.train_dataloader.dataset.num_clips == 480 * 32
+    tsm = study.config(Run('direction', 'tsm', 0))
+    differs = {key for key in config if config[key] != tsm[key]}
+    assert differs == {'model'}
+    assert tsm.model.backbone.pop('between_frames').type == 'TemporalShift'
+    assert tsm.model == config.model
+
+
+def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch):
+    taken = []
+
+    def take(study, runs, jobs, device):
+        taken.append([run.name for run in runs])
+        yield from ()
+
+    monkeypatch.setattr(tool, 'work_through', take)
+    monkeypatch.setenv('SLURM_NTASKS', '3')
+    for rank in range(3):
+        monkeypatch.setenv('SLURM_PROCID', str(rank))
+        tool.main(['--out', str(tmp_path), '--quick'])
+    assert sorted(map(len, taken)) == [7, 7, 8]
+    runs = Study(tmp_path, CONFIGS, quick=True).runs
+    assert {name for share in taken for name in share} == {run.name for run in runs}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--only', 'sifa'], 'no run is like sifa: expected TASK-MODEL-SEED'),
+        (['--quick'], 'has a full study, not a quick one: name another folder'),
+        (['--jobs', '0'], '--jobs must be 1 or more, got 0'),
+        (['--videos', 'nowhere'], '--videos must be a folder, and nowhere is none'),
+        (['--report-only'], 'there is no result to report in'),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_words(tool, tmp_path, capsys, arguments, message):
+    (tmp_path / '.full').touch()
+    with pytest.raises(SystemExit, match='2'):
+        tool.main(['--out', str(tmp_path), *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_no_videos_are_an_error_in_words(tmp_path):
+    study = Study(tmp_path, CONFIGS, videos=tmp_path)
+    with pytest.raises(ValueError, match=r'must hold two videos or more, .* got 0'):
+        study.config(Run('play_order', 'sifa', 0))
+    with pytest.raises(ValueError, match='these tasks need a folder of videos, --videos'):
+        Study(tmp_path, CONFIGS).config(Run('play_order', 'sifa', 0))
+
+
+# Real videos
+
+
+@pytest.mark.parametrize('task', VIDEO_TASKS)
+def test_order_tasks_take_any_folder_of_videos(task, motion_data, tmp_path):
+    study = Study(tmp_path, CONFIGS, videos=motion_data, options=OPTIONS)
+    run = Run(task, 'c2d', 0)
+    study.write(run)
+    labels = 8 if task == 'panning_crop' else 2
+    listed = {}
+    for part in ('train', 'val'):
+        lines = (study.folder(run) / f'{part}_list_videos.txt').read_text().splitlines()
+        listed[part] = [line.split('\t') for line in lines]
+    names = {part: {name for name, _ in rows} for part, rows in listed.items()}
+    assert (len(names['train']), len(names['val'])) == (20, 5)
+    assert not names['train'] & names['val']
+    for part, rows in listed.items():
+        assert sorted(rows) == sorted(
+            [name, str(label)] for name in names[part] for label in range(labels)
+        )
+    measured = train_and_test(study.folder(run))
+    assert measured['num_classes'] == labels
+    assert measured['iterations'] == {2: 10, 8: 40}[labels]  # 20 videos, each once with each label
+    assert not measured['by_displacement']
+    assert is_finished(study, run)
+
+
+def test_other_videos_are_another_config(motion_data, tmp_path):
+    run, digests = Run('play_order', 'c2d', 0), set()
+    for folder in (motion_data, motion_data / 'videos_train'):
+        digests.add(Study(tmp_path, CONFIGS, videos=folder).digest(run))
+    assert len(digests) == 2
+
+
+# Measures
+
+
+def sample(right, **meta):
+    scores = torch.tensor([0.1, 0.2, 0.7])
+    return dict(pred_score=scores, gt_label=torch.tensor([2 if right else 0]), **meta)
+
+
+def test_accuracy_is_told_by_a_meta_key():
+    metric = METRICS.build(dict(type='AccuracyBy', key='displacement'))
+    metric.process({}, [sample(True, displacement=4.0), sample(False, displacement=4.0)])
+    metric.process({}, [sample(True, displacement=0.5), sample(True, displacement=16.0)])
+    assert metric.evaluate(size=4) == {
+        'acc/top1': 0.75,
+        'acc/displacement=0.5': 1.0,
+        'acc/displacement=4': 0.5,
+        'acc/displacement=16': 1.0,
+    }
+    with pytest.raises(ValueError, match="expects samples with 'displacement', got the keys"):
+        metric.process({}, [sample(True)])
+
+
+@pytest.fixture
+def scene():
+    """Sprites that move by 8 pixels to the right: 2 cells of a map of 16 x 16."""
+    return sample_scene(np.random.default_rng(3), 'direction', label=0, displacement=8)
+
+
+def layer(offset_x=0.0, weights=1.0, length=8):
+    offset = np.zeros((length - 1, 9, 2, 16, 16), np.float32)
+    offset[:, :, 1] = offset_x
+    weights = np.broadcast_to(
+        np.asarray(weights, np.float32).reshape(1, 1, -1, 1, 1), (length - 1, 1, 9, 16, 16)
+    )
+    return LayerAttention('sifa', 3, 1, range(length), offset, weights, offset[:, 0, 0])
+
+
+def test_offsets_that_are_the_motion_have_no_error(scene):
+    errors = offset_errors(layer(offset_x=2), scene)
+    assert len(errors['attended']) > 50
+    np.testing.assert_allclose(errors['attended'], 0, atol=1e-5)
+    np.testing.assert_allclose(errors['nearest'], 0, atol=1e-5)
+    np.testing.assert_allclose(errors['no_motion'], 8, atol=1e-5)
+    np.testing.assert_allclose(errors['nearest_undeformed'], 4, atol=1e-5)  # a cell further
+
+
+def test_without_offsets_the_error_is_the_motion(scene):
+    errors = offset_errors(layer(), scene)
+    np.testing.assert_allclose(errors['attended'], 8, atol=1e-5)
+    np.testing.assert_array_equal(errors['nearest'], errors['nearest_undeformed'])
+
+
+def test_the_attended_place_is_weighted_by_the_size_of_the_weights(scene):
+    weights = np.zeros(9)
+    weights[4], weights[5] = 1, -3  # the centre, and its neighbour at the right
+    errors = offset_errors(layer(weights=weights), scene)
+    np.testing.assert_allclose(errors['attended'], 8 - 0.75 * 4, atol=1e-5)
+
+
+def test_cells_that_leave_the_frame_do_not_count(scene):
+    counted = len(offset_errors(layer(), scene)['attended'])
+    moving = [scene.flow(t)[1].reshape(16, 4, 16, 4).mean(axis=(1, 3)) > 0.5 for t in range(7)]
+    assert counted == sum(cells[:, :14].sum() for cells in moving)
+    assert counted < sum(cells.sum() for cells in moving)
+
+
+def test_tubelets_are_refused(scene):
+    with pytest.raises(ValueError, match='a feature frame for each of 8 frames, got 2 in sifa'):
+        offset_errors(layer(length=2), scene)

@@ -1,0 +1,146 @@
+"""Compare what is between frames on the same trunk, budget and recipe.
+
+Trains and tests each model of configs/study/models on each task of configs/study/tasks, three
+times, and writes into a folder: runs/TASK-MODEL-SEED/ with config, log, weights and result.json;
+results.json, table.md and the figures. A study that was stopped goes on where it was: finished
+runs are kept, as long as their configs stay the same. On a cluster, processes of one srun share the
+runs; whoever is last writes the report.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from contextlib import closing
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mmsifa.analysis import Settings
+from mmsifa.apis.command_line import ConfigOptions
+from mmsifa.study import Study, is_finished, measure_costs, work_through, write_report
+
+CONFIGS = Path(__file__).parent.parent / 'configs' / 'study'
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what is missing and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add('--out', type=Path, required=True, help="the study's folder")
+    add('--quick', action='store_true', help='one seed, less training and less testing')
+    add('--videos', type=Path, help='a folder of videos, any below it, for three more tasks')
+    add('--jobs', type=int, help='runs at a time (2 on a CPU of two cores or more, else 1)')
+    add('--device', choices=('cpu', 'cuda'), help='(cuda if there is one)')
+    add(
+        '--only',
+        nargs='+',
+        metavar='PATTERN',
+        default=['*'],
+        help="as 'direction-sifa*' (all runs)",
+    )
+    add('--report-only', action='store_true', help='run nothing, write the report anew')
+    add('--configs', type=Path, default=CONFIGS, help='other configs (those of the repository)')
+    add('--cfg-options', nargs='+', action=ConfigOptions, default={}, help='changes, KEY=VALUE')
+    args = parser.parse_args(argv)
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: PyTorch finds no GPU here')
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f'--out must be a folder, and {args.out} is a file')
+    if args.videos and not args.videos.is_dir():
+        parser.error(f'--videos must be a folder, and {args.videos} is none')
+    jobs = args.jobs if args.jobs is not None else default_jobs(device)
+    if jobs < 1:
+        parser.error(f'--jobs must be 1 or more, got {jobs}')
+    study = Study(args.out, args.configs, args.quick, args.videos, args.cfg_options)
+    try:
+        if args.report_only:
+            write_report(study.out)
+        else:
+            check_kind(study)
+            failed = run_missing(study, args.only, jobs, device)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(f'stopped; finished runs are in {study.out}, the same command goes on')
+    print(f'The study is in {study.out}.')
+    if not args.report_only and failed:
+        sys.exit('not all runs went well:\n' + '\n'.join(failed))
+
+
+def default_jobs(device: str) -> int:
+    """Two runs on a CPU with two cores for this process, else one."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count() or 1
+    return 2 if device == 'cpu' and cores > 1 else 1
+
+
+def check_kind(study: Study) -> None:
+    """Keep a quick study's runs from those of a full one."""
+    own, other = ('quick', 'full') if study.quick else ('full', 'quick')
+    if (study.out / f'.{other}').exists():
+        raise ValueError(f'{study.out} has a {other} study, not a {own} one: name another folder')
+    study.out.mkdir(parents=True, exist_ok=True)
+    (study.out / f'.{own}').touch()
+
+
+def run_missing(study: Study, patterns: list[str], jobs: int, device: str) -> list[str]:
+    """Run this process's share, then report if all is done; returns what went wrong."""
+    runs = [run for run in study.runs if any(fnmatchcase(run.name, like) for like in patterns)]
+    if not runs:
+        raise ValueError(
+            f'no run is like {" or ".join(patterns)}: expected TASK-MODEL-SEED, as direction-sifa-0'
+        )
+    rank, size = (
+        int(os.environ.get(f'SLURM_{name}', n)) for name, n in (('PROCID', 0), ('NTASKS', 1))
+    )
+    share = runs[rank::size]
+    missing = [run for run in share if not is_finished(study, run)]
+    failed: list[str] = []
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, speed_estimate_period=24 * 3600) as progress:
+        task = progress.add_task(f'Runs, {len(missing)}', total=len(missing))
+        with closing(work_through(study, missing, jobs, device)) as ended:
+            for run, succeeded in ended:
+                progress.advance(task)
+                if not succeeded:
+                    log = study.folder(run) / 'log.txt'
+                    failed.append(f'{run.name}: {last_line(log)} (see {log})')
+                    progress.console.print(failed[-1], markup=False, soft_wrap=True)
+    if size > 1 and not all(is_finished(study, run) for run in runs):
+        return failed
+    if any(study.out.glob('runs/*/result.json')):
+        settings = Settings(device=device, batch_size=8, rounds=1 if study.quick else 3)
+        with Progress(*columns, console=console) as progress:
+            costs = measure_costs(study.out, settings, progress)
+        write_report(study.out, costs)
+        failed += [f'{f["label"]}, {f["pass"]}: {f["reason"]}' for f in costs['failed']]
+    return failed
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty."""
+    lines = log.read_text(errors='replace').split('\n')
+    return next((line.strip() for line in reversed(lines) if line.strip()), 'no reason given')
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    main()
