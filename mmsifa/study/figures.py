@@ -103,8 +103,17 @@ def draw_costs(summary: dict) -> bytes:
             axes.set_xlabel('million multiply-adds of a clip')
             axes.set_ylabel('held-out top-1, %')
             axes.grid(alpha=0.25)
+        entries: dict[str, Any] = {}
+        for axes in figure.axes:
+            handles, labels = axes.get_legend_handles_labels()
+            entries |= dict(zip(labels, handles, strict=True))
+            axes.set_ylim(0, 102)
         figure.legend(
-            *axes.get_legend_handles_labels(), loc='outside right upper', frameon=False, fontsize=8
+            list(entries.values()),
+            list(entries),
+            loc='outside right upper',  # type: ignore[arg-type]
+            frameon=False,
+            fontsize=8,
         )
         return _png(figure)
 
