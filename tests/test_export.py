@@ -326,6 +326,15 @@ def test_other_recognizers(config, tmp_path, video):
         Exporter(recognizer, dynamic_frames=True)
 
 
+def test_other_parts_between_frames_take_longer_clips(tmp_path):
+    config = tiny_config()
+    config.model.backbone.between_frames = dict(type='TemporalConv')
+    recognizer = lively(init_recognizer(config, device='cpu'))
+    result = Exporter(recognizer, dynamic_frames=True).export(tmp_path / 'network.onnx')
+    assert 'clips of twice the length' in result.differences
+    assert result.telling
+
+
 @pytest.fixture
 def pretend(monkeypatch):
     """Make an exporter take a function for the file that it wrote."""

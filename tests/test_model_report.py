@@ -306,7 +306,7 @@ def test_what_cannot_be_done_is_said_before_the_work(tool, tmp_path, capsys):
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit):
             tool.main(['a', '--device', 'cuda'])
-        assert 'PyTorch finds no GPU' in capsys.readouterr().err
+        assert 'PyTorch cannot use cuda here' in capsys.readouterr().err
 
 
 def test_the_committed_page_and_picture_are_those_of_the_committed_measurements(tool, tmp_path):

@@ -226,9 +226,10 @@ def test_what_cannot_be_done_is_said_in_words(tool, tmp_path, capsys, arguments,
 
 
 def test_no_videos_are_an_error_in_words(tmp_path):
-    study = Study(tmp_path, CONFIGS, videos=tmp_path)
-    with pytest.raises(ValueError, match=r'must hold two videos or more, .* got 0'):
-        study.config(Run('play_order', 'sifa', 0))
+    for count, message in enumerate(['no video in the folder', 'must hold two videos or more']):
+        with pytest.raises(ValueError, match=message):
+            Study(tmp_path, CONFIGS, videos=tmp_path).config(Run('play_order', 'sifa', 0))
+        (tmp_path / f'{count}.mp4').touch()
     with pytest.raises(ValueError, match='these tasks need a folder of videos, --videos'):
         Study(tmp_path, CONFIGS).config(Run('play_order', 'sifa', 0))
 

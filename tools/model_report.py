@@ -10,19 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from mmsifa.analysis import DTYPES, Settings, chart, make_report, markdown
 from mmsifa.analysis.pages import around_markers
+from mmsifa.apis.command_line import progress_bar, torch_device
 from mmsifa.atomic_write import write_atomically
 
 START = '<!-- report: written by tools/model_report.py -->'
@@ -43,7 +33,9 @@ def main(argv: list[str] | None = None) -> None:
         '--out', type=Path, default='work_dirs/model_report', help='folder (%(default)s)'
     )
     parser.add_argument('--page', type=Path, help='Markdown page to put the tables into')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda (%(default)s)')
+    parser.add_argument(
+        '--device', type=torch_device, default='cpu', help='cpu or cuda (%(default)s)'
+    )
     parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(%(default)s)')
     parser.add_argument('--batch-size', type=positive, default=1, help='clips (%(default)s)')
     parser.add_argument(
@@ -58,8 +50,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.rounds < 0:
         parser.error(f'--rounds must be 0 or more, got {args.rounds}')
-    if args.device != 'cpu' and not torch.cuda.is_available():
-        parser.error(f'--device {args.device}: PyTorch finds no GPU here')
     if args.out.exists() and not args.out.is_dir():
         parser.error(f'--out must be a folder, and {args.out} is a file')
     try:
@@ -109,20 +99,13 @@ def label_and_config(text: str) -> tuple[str, str]:
 def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:
     """Make the report and show how far it is."""
     settings = Settings(
-        device=args.device,
+        device=str(args.device),
         dtype=args.dtype,
         batch_size=args.batch_size,
         rounds=args.rounds,
         side=args.side,
     )
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         return make_report(configs, settings, progress)
 
 

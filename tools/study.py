@@ -16,18 +16,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from mmsifa.analysis import Settings
-from mmsifa.apis.command_line import ConfigOptions
+from mmsifa.apis import default_device
+from mmsifa.apis.command_line import ConfigOptions, progress_bar, torch_device
 from mmsifa.study import Study, is_finished, measure_costs, work_through, write_report
 
 CONFIGS = Path(__file__).parent.parent / 'configs' / 'study'
@@ -41,7 +33,14 @@ def main(argv: list[str] | None = None) -> None:
     add('--quick', action='store_true', help='one seed, less training and less testing')
     add('--videos', type=Path, help='a folder of videos, any below it, for three more tasks')
     add('--jobs', type=int, help='runs at a time (2 on a CPU of two cores or more, else 1)')
-    add('--device', choices=('cpu', 'cuda'), help='(cuda if there is one)')
+    add(
+        '--device',
+        type=torch_device,
+        choices=[torch.device('cpu'), torch.device('cuda')],
+        default=default_device(),
+        help='cpu or cuda (%(default)s)',
+        metavar='DEVICE',
+    )
     add(
         '--only',
         nargs='+',
@@ -53,14 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     add('--configs', type=Path, default=CONFIGS, help='other configs (those of the repository)')
     add('--cfg-options', nargs='+', action=ConfigOptions, default={}, help='changes, KEY=VALUE')
     args = parser.parse_args(argv)
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    if device == 'cuda' and not torch.cuda.is_available():
-        parser.error('--device cuda: PyTorch finds no GPU here')
     if args.out.exists() and not args.out.is_dir():
         parser.error(f'--out must be a folder, and {args.out} is a file')
     if args.videos and not args.videos.is_dir():
         parser.error(f'--videos must be a folder, and {args.videos} is none')
-    jobs = args.jobs if args.jobs is not None else default_jobs(device)
+    jobs = args.jobs if args.jobs is not None else default_jobs(args.device)
     if jobs < 1:
         parser.error(f'--jobs must be 1 or more, got {jobs}')
     study = Study(args.out, args.configs, args.quick, args.videos, args.cfg_options)
@@ -69,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             write_report(study.out)
         else:
             check_kind(study)
-            failed = run_missing(study, args.only, jobs, device)
+            failed = run_missing(study, args.only, jobs, args.device)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -79,10 +75,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit('not all runs went well:\n' + '\n'.join(failed))
 
 
-def default_jobs(device: str) -> int:
+def default_jobs(device: torch.device) -> int:
     """Two runs on a CPU with two cores for this process, else one."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count() or 1
-    return 2 if device == 'cpu' and cores > 1 else 1
+    return 2 if device.type == 'cpu' and cores > 1 else 1
 
 
 def check_kind(study: Study) -> None:
@@ -94,7 +90,7 @@ def check_kind(study: Study) -> None:
     (study.out / f'.{own}').touch()
 
 
-def run_missing(study: Study, patterns: list[str], jobs: int, device: str) -> list[str]:
+def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.device) -> list[str]:
     """Run this process's share, then report if all is done; returns what went wrong."""
     runs = [run for run in study.runs if any(fnmatchcase(run.name, like) for like in patterns)]
     if not runs:
@@ -107,17 +103,9 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: str) -> li
     share = runs[rank::size]
     missing = [run for run in share if not is_finished(study, run)]
     failed: list[str] = []
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, speed_estimate_period=24 * 3600) as progress:
+    with progress_bar(speed_estimate_period=24 * 3600) as progress:
         task = progress.add_task(f'Runs, {len(missing)}', total=len(missing))
-        with closing(work_through(study, missing, jobs, device)) as ended:
+        with closing(work_through(study, missing, jobs, device.type)) as ended:
             for run, succeeded in ended:
                 progress.advance(task)
                 if not succeeded:
@@ -127,8 +115,8 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: str) -> li
     if size > 1 and not all(is_finished(study, run) for run in runs):
         return failed
     if any(study.out.glob('runs/*/result.json')):
-        settings = Settings(device=device, batch_size=8, rounds=1 if study.quick else 3)
-        with Progress(*columns, console=console) as progress:
+        settings = Settings(device=str(device), batch_size=8, rounds=1 if study.quick else 3)
+        with progress_bar() as progress:
             costs = measure_costs(study.out, settings, progress)
         write_report(study.out, costs)
         failed += [f'{f["label"]}, {f["pass"]}: {f["reason"]}' for f in costs['failed']]

@@ -4,6 +4,7 @@ _base_ = '../_base_/default_runtime.py'
 iterations = 480
 quick_iterations = 96
 batch_size = 32
+num_frames = 4
 learning_rate = 2e-3
 weight_decay = 0.05
 warmup = 0.1  # of the training

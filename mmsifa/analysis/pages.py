@@ -67,8 +67,23 @@ def row(cells: tuple[str, ...] | list[str]) -> str:
     return '| ' + ' | '.join(cells) + ' |\n'
 
 
-def _table(head: list[str], rows: list[list[str]], words: int) -> str:
-    """Format a Markdown table whose first columns are words and the others numbers."""
+def table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
+    """Format a Markdown table.
+
+    Args:
+        head: Names of the columns.
+        rows: The cells.
+        words: How many columns, the first ones, are words; the others are numbers. Default: 1.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> print(table(['model', 'top-1'], [['SIFA', '0.9']]), end='')
+        | model | top-1 |
+        | --- | ---: |
+        | SIFA | 0.9 |
+    """
     ruler = ['---'] * words + ['---:'] * (len(head) - words)
     return ''.join(map(row, [head, ruler, *rows]))
 
@@ -103,7 +118,7 @@ def _costs(models: list[dict]) -> str:
         parts = [billions(number) if number else '-' for number in by_part(counts).values()]
         words = [model['label'], model['clip'], model['test_views']]
         rows.append([*words, millions(model['parameters']), billions(total(counts)), *parts])
-    return _table(head, rows, 3)
+    return table(head, rows, 3)
 
 
 def _stages(models: list[dict]) -> str:
@@ -112,7 +127,7 @@ def _stages(models: list[dict]) -> str:
         stages = model['multiply_adds'].items()
         sums = (f'{stage} {billions(sum(parts.values()))}' for stage, parts in stages)
         rows.append([model['label'], ', '.join(sums)])
-    return _table(['model', 'GMACs by stage'], rows, 2)
+    return table(['model', 'GMACs by stage'], rows, 2)
 
 
 def _machine(environment: dict) -> str:
@@ -143,7 +158,7 @@ def _speeds(models: list[dict]) -> str:
             else:
                 cells += ['failed'] * 2
         rows.append([*cells, model.get('optimizer', '-')])
-    return _table(head, rows, 1)
+    return table(head, rows)
 
 
 def chart(report: dict) -> bytes:

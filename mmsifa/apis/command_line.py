@@ -5,6 +5,15 @@ from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mmsifa.apis.recognizer import default_device
 
@@ -17,6 +26,23 @@ class ConfigOptions(DictAction):
         if wrong := [pair for pair in values if '=' not in pair]:
             parser.error(f'{option_string}: expected KEY=VALUE, got {wrong[0]}')
         super().__call__(parser, namespace, values, option_string)
+
+
+def progress_bar(speed_estimate_period: float = 30) -> Progress:
+    """Return a progress bar on stderr, with the time that went by and that is left.
+
+    Args:
+        speed_estimate_period: Over how many seconds the speed is averaged. Defaults to 30.
+    """
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        speed_estimate_period=speed_estimate_period,
+    )
 
 
 def torch_device(name: str) -> torch.device:

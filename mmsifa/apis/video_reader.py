@@ -6,13 +6,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import decord
 import torch
+from mmaction.utils import get_str_type
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -43,19 +46,23 @@ def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], s
         sliding: Whether windows of long videos are to be read, which is decord's work too.
 
     Returns:
-        The steps, and one sentence on what was changed, if anything was.
+        The steps, with names that MMAction2's need no scope in, and one sentence on what was
+        changed, if anything was.
 
     Raises:
         ValueError: If the recognizer takes no RGB videos or gives no probabilities of classes.
     """
     loader = config.get('test_dataloader')
     dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
-    steps = [dict(step) for step in dataset.get('pipeline') or config.get('test_pipeline') or []]
+    steps = [
+        {**step, 'type': get_str_type(step['type']).removeprefix('mmaction.')}
+        for step in dataset.get('pipeline') or config.get('test_pipeline') or []
+    ]
     if not steps:
         raise ValueError(
             'the config has no test pipeline: expected test_dataloader, as for testing'
         )
-    types = [str(step['type']).rpartition('.')[2] for step in steps]
+    types = [step['type'] for step in steps]
     decoders = [i for i, kind in enumerate(types) if kind in (*VIDEO_DECODERS, 'RawFrameDecode')]
     flow = dataset.get('modality', 'RGB') != 'RGB'
     if len(decoders) != 1 or flow or 'MMRecognizer' in str(config.model.type):
@@ -156,6 +163,27 @@ class Worker:
         self._process.kill()
         self._process.join()
         self._end.close()
+
+
+def read_by_worker(target: Callable[..., Iterator], video: str | Path, *args: Any) -> list[Any]:
+    """Return all that a generator yields of a video, from a :class:`Worker`.
+
+    Args:
+        target: The generator function, which gets the video's path as a string.
+        video: Path.
+        *args: Its other arguments.
+
+    Returns:
+        The items.
+
+    Raises:
+        UnreadableVideoError: If the generator raised something or crashed; it names the video.
+    """
+    with closing(Worker(target, str(video), *args)) as worker:
+        try:
+            return list(worker)
+        except UnreadableVideoError as error:
+            raise UnreadableVideoError(f'{video} cannot be read ({error})') from error
 
 
 def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:

@@ -1,7 +1,6 @@
 """Clips on which an exported network is compared with the recognizer."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Any, NamedTuple
 
 import cv2
@@ -11,9 +10,8 @@ from mmaction.models import Recognizer2D
 from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
-from mmsifa.apis.video_reader import Worker
-from mmsifa.datasets import UnreadableVideoError
-from mmsifa.export.pipeline import frame_steps, video_steps
+from mmsifa.apis.video_reader import read_by_worker, video_pipeline
+from mmsifa.export.pipeline import frame_steps
 
 MAX_CLIPS = 2  # of a video; a test may take 20, which is no other check but a longer one
 
@@ -45,7 +43,7 @@ class Sampler:
 
     def __init__(self, recognizer: Any, frame_factor: int = 1) -> None:
         self.recognizer = recognizer
-        self.pipeline = video_steps(recognizer.cfg)
+        self.pipeline, _ = video_pipeline(recognizer.cfg)
         self.transforms = frame_steps(self.pipeline)
         names = [step['type'] for step in self.pipeline]
         sampling = [step for step in self.pipeline if 'clip_len' in step]
@@ -68,11 +66,7 @@ class Sampler:
             UnreadableVideoError: If it cannot be opened or decoded.
         """
         steps = [dict(type='DecordInit'), self.sampling, dict(type='DecordDecode')]
-        with closing(Worker(_decode, steps, dict(filename=path))) as worker:
-            try:
-                (frames,) = worker
-            except UnreadableVideoError as error:
-                raise UnreadableVideoError(f'{path} cannot be read ({error})') from error
+        (frames,) = read_by_worker(_decode_file, path, steps)
         return self._in_clips(frames)
 
     def generated(self, size: tuple[int, int]) -> np.ndarray:
@@ -83,7 +77,7 @@ class Sampler:
         scene = cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC)
         frames = np.stack([np.roll(scene, (t, 2 * t), (0, 1)) for t in range(length)])
         steps = [self.sampling, dict(type='ArrayDecode')]
-        (frames,) = _decode(steps, dict(array=frames, total_frames=length))
+        frames = _decode(steps, dict(array=frames, total_frames=length))
         return self._in_clips(frames)
 
     def _in_clips(self, frames: np.ndarray) -> np.ndarray:
@@ -117,7 +111,10 @@ class Sampler:
         return Sample(torch.from_numpy(frames)[None], clips, scores[None])
 
 
-def _decode(steps: Sequence[dict], results: dict[str, Any]) -> Iterator[np.ndarray]:
-    """Yield the frames, as a generator, which a :class:`Worker` can run."""
+def _decode_file(video: str, steps: Sequence[dict]) -> Iterator[np.ndarray]:
+    yield _decode(steps, dict(filename=video))
+
+
+def _decode(steps: Sequence[dict], results: dict[str, Any]) -> np.ndarray:
     results |= dict(label=-1, start_index=0, modality='RGB')
-    yield np.stack(Compose(steps)(results)['imgs'])
+    return np.stack(Compose(steps)(results)['imgs'])

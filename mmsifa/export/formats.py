@@ -3,7 +3,7 @@
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +56,9 @@ class ONNX:
         with warnings.catch_warnings(), _quiet_torchvision(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter('ignore')
             exported: Any = torch.onnx.export(
-                program.run_decompositions(DECOMPOSITIONS),
+                program.run_decompositions(
+                    {**DECOMPOSITIONS, torch.ops.aten.view.default: _reshape}
+                ),
                 (),
                 dynamo=True,
                 verbose=False,
@@ -81,6 +83,11 @@ class ONNX:
         )
         name = session.get_inputs()[0].name
         return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def _reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Change the shape of a tensor whose strides may be others than those that were traced."""
+    return torch.ops.aten._unsafe_view(x.contiguous(), shape)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from mmaction.models import Recognizer2D
 
 import mmsifa
 from mmsifa.analysis.clips import sampling_of
-from mmsifa.export.pipeline import video_steps
+from mmsifa.apis import video_pipeline
 
 
 def describe(
@@ -26,7 +26,7 @@ def describe(
     Returns:
         Text by its name.
     """
-    pipeline = video_steps(recognizer.cfg)
+    pipeline, _ = video_pipeline(recognizer.cfg)
     sampling = sampling_of(pipeline, isinstance(recognizer, Recognizer2D))
     normalize = recognizer.data_preprocessor
     height, width = size

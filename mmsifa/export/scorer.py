@@ -7,7 +7,8 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmsifa.export.pipeline import frame_steps, video_steps
+from mmsifa.apis import video_pipeline
+from mmsifa.export.pipeline import frame_steps
 from mmsifa.export.preprocess import Preprocess
 from mmsifa.models import SIFAHead
 
@@ -50,7 +51,7 @@ def check_config(config: Config) -> None:
         >>> from mmsifa.apis import load_config
         >>> check_config(load_config('sifa_r50_k400'))
     """
-    frame_steps(video_steps(config))
+    frame_steps(video_pipeline(config)[0])
     types = [config.model.type, config.model.cls_head.type]
     recognizer, head = (MODELS.get(kind) if isinstance(kind, str) else kind for kind in types)
     if recognizer and head and (reason := unsupported_reason(recognizer, head)):

@@ -2,13 +2,11 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmaction.utils import get_str_type
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.logging import print_log
@@ -68,7 +66,7 @@ def inspect_video(
     if labels is not None and classes is not None and len(labels) != classes:
         raise ValueError(f'expected a label for each of {classes} classes, got {len(labels)}')
     init_default_scope(config.get('default_scope', 'mmaction'))
-    data, times = _load_clip(one_view_pipeline(config), Path(video), start)
+    data, times = _load_clip(one_view_pipeline(config), video, start)
     with torch.no_grad():
         data = preprocess(pseudo_collate([data]), False)
         views, num_frames = clip_sizes(model, data['inputs'][0])
@@ -108,7 +106,6 @@ def one_view_pipeline(config: Config) -> list[dict]:
 
     steps, _ = video_pipeline(config, sliding=True)
     for step in steps:
-        step['type'] = get_str_type(step['type']).rpartition('.')[2]
         if step['type'] in ('ThreeCrop', 'TenCrop'):
             step['type'] = 'CenterCrop'
         if step['type'] == 'DenseSampleFrames':
@@ -119,15 +116,13 @@ def one_view_pipeline(config: Config) -> list[dict]:
     return steps
 
 
-def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> tuple[dict, list[float]]:
+def _load_clip(
+    pipeline: list[dict], video: str | Path, start: float | None
+) -> tuple[dict, list[float]]:
     """Read a clip and its frames' times in a process that the decoder may crash or print in."""
-    from mmsifa.apis.video_reader import Worker
+    from mmsifa.apis.video_reader import read_by_worker
 
-    with closing(Worker(_read_clip, pipeline, video, start)) as worker:
-        try:
-            *warnings, outcome = worker
-        except UnreadableVideoError as error:
-            raise UnreadableVideoError(f'{video} cannot be read ({error})') from error
+    *warnings, outcome = read_by_worker(_read_clip, video, pipeline, start)
     for warning in warnings:
         print_log(warning, logger='current', level=logging.WARNING)
     if isinstance(outcome, Exception):
@@ -135,18 +130,18 @@ def _load_clip(pipeline: list[dict], video: Path, start: float | None) -> tuple[
     return outcome
 
 
-def _read_clip(pipeline: list[dict], video: Path, start: float | None) -> Iterator[Any]:
+def _read_clip(video: str, pipeline: list[dict], start: float | None) -> Iterator[Any]:
     """Yield warnings, then the clip and its times, or the error if the video is not at fault."""
     try:
-        yield from _run_steps(pipeline, video, start)
+        yield from _run_steps(video, pipeline, start)
     except UnreadableVideoError:
         raise
     except Exception as error:
         yield error
 
 
-def _run_steps(pipeline: list[dict], video: Path, start: float | None) -> Iterator[Any]:
-    results: Any = dict(filename=str(video), label=-1, start_index=0, modality='RGB')
+def _run_steps(video: str, pipeline: list[dict], start: float | None) -> Iterator[Any]:
+    results: Any = dict(filename=video, label=-1, start_index=0, modality='RGB')
     times: list[float] = []
     for config in pipeline:
         try:

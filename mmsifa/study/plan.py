@@ -10,8 +10,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmsifa.apis import find_videos
 from mmsifa.atomic_write import write_atomically
-from mmsifa.datasets.class_folders import VIDEO_SUFFIXES
 
 # Files of configs/study/models and what their networks are called.
 MODELS = {
@@ -177,15 +177,12 @@ class Study:
         """Names of the videos to train on and, a fifth, of those to test with."""
         if self.videos is None:
             raise ValueError('these tasks need a folder of videos, --videos')
-        names = sorted(
-            path.relative_to(self.videos).as_posix()
-            for path in self.videos.rglob('*')
-            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-        )
+        names = [
+            Path(video).relative_to(self.videos).as_posix() for video in find_videos([self.videos])
+        ]
         if len(names) < 2:
             raise ValueError(
-                f'{self.videos} must hold two videos or more, to train and to test with, got '
-                f'{len(names)} (videos end in {", ".join(VIDEO_SUFFIXES)})'
+                f'{self.videos} must hold two videos or more, to train and to test with, got one'
             )
         random.Random(0).shuffle(names)
         held_out = max(1, round(VAL_SHARE * len(names)))

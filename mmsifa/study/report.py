@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from mmsifa.analysis.pages import billions, row
+from mmsifa.analysis.pages import billions, table
 from mmsifa.atomic_write import write_atomically
 from mmsifa.study.figures import draw_accuracy, draw_costs, draw_offsets
 from mmsifa.study.offsets import MEASURES
@@ -100,7 +100,7 @@ def write_report(out: Path, costs: dict | None = None) -> dict:
         costs = json.loads((out / 'costs.json').read_text())
     summary = summarize(results, costs)
     write_atomically(out / 'results.json', json.dumps(summary, indent=1) + '\n')
-    write_atomically(out / 'table.md', table(summary))
+    write_atomically(out / 'table.md', tables(summary))
     for task, entry in summary['tasks'].items():
         if any(model['by_displacement'] for model in entry['models'].values()):
             write_atomically(out / f'accuracy_{task}.png', draw_accuracy(entry))
@@ -111,7 +111,7 @@ def write_report(out: Path, costs: dict | None = None) -> dict:
     return summary
 
 
-def table(summary: dict) -> str:
+def tables(summary: dict) -> str:
     """Write a summary as Markdown tables.
 
     Args:
@@ -135,7 +135,7 @@ def table(summary: dict) -> str:
                 [MODELS[model], *(_percent(values[column]) for column in columns)]
                 for model, values in by_displacement.items()
             ]
-            blocks.append(_table(head, rows))
+            blocks.append(table(head, rows))
         rows = [
             [
                 *(MODELS[model], record['layer'], f'{record["displacement"]:g}'),
@@ -149,7 +149,7 @@ def table(summary: dict) -> str:
                 *(f'{title}: pixels from the true place', 'layer', 'pixels per frame'),
                 *('attended place', 'no motion', 'nearest sample', 'nearest without offsets'),
             ]
-            blocks.append(_table(head, rows))
+            blocks.append(table(head, rows))
     return '\n'.join(blocks)
 
 
@@ -177,7 +177,7 @@ def _overview(summary: dict) -> str:
         f'{(TASKS | VIDEO_TASKS)[task]} {entry["chance"]:.1%}' for task, entry in tasks.items()
     ]
     return (
-        f'{_table(head, rows)}\n'
+        f'{table(head, rows)}\n'
         'Held-out accuracy: mean over the seeds ± standard deviation. Chance: '
         f'{", ".join(chances)}.\n'
     )
@@ -186,8 +186,3 @@ def _overview(summary: dict) -> str:
 def _percent(spread: dict[str, float]) -> str:
     text = f'{100 * spread["mean"]:.1f}'
     return f'{text} ± {100 * spread["std"]:.1f}' if spread['std'] else text
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    ruler = ['---'] + ['---:'] * (len(head) - 1)
-    return ''.join(map(row, [head, ruler, *rows]))

@@ -5,7 +5,7 @@ interval = 2  # of the sampled frames
 
 train_pipeline = [
     dict(type='DecordInit'),
-    dict(type='SampleFrames', clip_len=8, frame_interval=interval),
+    dict(type='SampleFrames', clip_len=_base_.num_frames, frame_interval=interval),
     dict(type='DecordDecode'),
     dict(type='Resize', scale=(-1, 72)),
     dict(type='RandomCrop', size=64),
@@ -15,7 +15,7 @@ train_pipeline = [
 ]
 val_pipeline = test_pipeline = [
     train_pipeline[0],
-    dict(type='SampleFrames', clip_len=8, frame_interval=interval, test_mode=True),
+    dict(type='SampleFrames', clip_len=_base_.num_frames, frame_interval=interval, test_mode=True),
     *train_pipeline[2:4],
     dict(type='CenterCrop', crop_size=64),
     *train_pipeline[5:]

@@ -5,7 +5,7 @@ intervals = (1, 2)  # of the sampled frames, for each label
 
 train_pipeline = _base_.train_pipeline
 val_pipeline = test_pipeline = _base_.val_pipeline
-train_pipeline[1] = dict(type='PlaySpeed', clip_len=8, intervals=intervals)
+train_pipeline[1] = dict(type='PlaySpeed', clip_len=_base_.num_frames, intervals=intervals)
 val_pipeline[1] = dict(train_pipeline[1], test_mode=True)
 del train_pipeline[5], val_pipeline[5]
 

@@ -1,6 +1,7 @@
+_base_ = 'recognizer.py'
+
 # Maps of 16 x 16 and 8 x 8 positions, so that both stages have shifted blocks
 model = dict(
-    type='Recognizer3D',
     backbone=dict(
         type='SIFATransformer',
         arch=dict(embed_dims=32, depths=(2, 2), num_heads=(2, 4)),
@@ -9,10 +10,4 @@ model = dict(
         img_size=64,
         out_indices=(1, ),
         drop_path_rate=0.0),
-    cls_head=dict(
-        type='I3DHead', in_channels=64, num_classes=8, dropout_ratio=0, average_clips='prob'),
-    data_preprocessor=dict(
-        type='ActionDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        format_shape='NCTHW'))
+    cls_head=dict(in_channels=64))

@@ -7,32 +7,24 @@ train_pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('displacement', 'sample_idx'))
 ]
-val_pipeline = test_pipeline = train_pipeline
+test_pipeline = train_pipeline
+
+clips = dict(
+    type='SyntheticClips',
+    num_frames=_base_.num_frames,
+    size=64,
+    displacements=displacements,
+    pipeline=train_pipeline)
+loader = dict(batch_size=_base_.batch_size, num_workers=0)
 
 train_dataloader = dict(
-    batch_size=_base_.batch_size,
-    num_workers=0,
+    **loader,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='SyntheticClips',
-        num_clips=_base_.iterations * _base_.batch_size,
-        num_frames=8,
-        size=64,
-        displacements=displacements,
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=_base_.batch_size,
-    num_workers=0,
+    dataset=dict(**clips, num_clips=_base_.iterations * _base_.batch_size))
+val_dataloader = test_dataloader = dict(
+    **loader,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='SyntheticClips',
-        num_clips=_base_.test_clips,
-        num_frames=8,
-        size=64,
-        displacements=displacements,
-        stream=1,
-        pipeline=val_pipeline,
-        test_mode=True))
-test_dataloader = val_dataloader
+    dataset=dict(**clips, num_clips=_base_.test_clips, stream=1, test_mode=True))
+del clips, loader
 
 val_evaluator = test_evaluator = dict(type='AccuracyBy', key='displacement')

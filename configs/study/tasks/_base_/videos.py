@@ -1,32 +1,24 @@
 _base_ = '../../schedule.py'
 
 # tools/study.py writes the lists; each video is in its list once with each label
+videos = dict(
+    type='VideoDataset', data_prefix=dict(video='data/order'), delimiter='\t')
+loader = dict(batch_size=_base_.batch_size, num_workers=0)
 
 train_dataloader = dict(
-    batch_size=_base_.batch_size,
-    num_workers=0,
+    **loader,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='RepeatDataset',
         times=1,
-        dataset=dict(
-            type='VideoDataset',
-            ann_file='data/order/train_list_videos.txt',
-            data_prefix=dict(video='data/order'),
-            delimiter='\t')))
-val_dataloader = dict(
-    batch_size=_base_.batch_size,
-    num_workers=0,
+        dataset=dict(**videos, ann_file='data/order/train_list_videos.txt')))
+val_dataloader = test_dataloader = dict(
+    **loader,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='SeededDataset',
-        dataset=dict(
-            type='VideoDataset',
-            ann_file='data/order/val_list_videos.txt',
-            data_prefix=dict(video='data/order'),
-            delimiter='\t',
-            test_mode=True)))
-test_dataloader = val_dataloader
+        dataset=dict(**videos, ann_file='data/order/val_list_videos.txt', test_mode=True)))
+del videos, loader
 
 val_evaluator = test_evaluator = dict(
     type='AccMetric',
