@@ -1,8 +1,8 @@
 _base_ = '../_base_/default_runtime.py'
 
 # What a study may change for all of its runs
-iterations = 480
-quick_iterations = 96
+iterations = 1000
+quick_iterations = 800
 batch_size = 32
 num_frames = 4
 learning_rate = 2e-3

@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
@@ -15,6 +16,7 @@ COLOURS = {
     'undeformed': '#bcbd22',
     'unscaled': '#ff7f0e',
     'sifa': '#d62728',
+    'sifa_slow_offsets': '#8c564b',
     'sifa_softmax': '#e377c2',
     'sifa_taps': '#9467bd',
     'swin_conv': '#1f77b4',
@@ -44,15 +46,9 @@ def draw_accuracy(entry: dict) -> bytes:
         A PNG file.
     """
     with matplotlib.rc_context(STYLE):
-        trunks = [
-            swin for swin in (False, True) if any(_is_swin(m) == swin for m in entry['models'])
-        ]
-        figure = Figure(figsize=(1 + 4.5 * len(trunks), 4), layout='constrained')
-        columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]
-        for axes, swin in zip(columns, trunks, strict=True):
-            for model, values in entry['models'].items():
-                if _is_swin(model) != swin:
-                    continue
+        figure, columns = _columns(entry)
+        for axes, models in columns:
+            for model, values in models.items():
                 spreads = values['by_displacement'].values()
                 places = range(len(spreads))
                 colour = COLOURS[model]
@@ -64,10 +60,48 @@ def draw_accuracy(entry: dict) -> bytes:
             axes.axhline(100 * entry['chance'], color='black', lw=0.8, ls=':')
             axes.set_xlabel('displacement, pixels per frame')
             axes.legend(frameon=False, fontsize=8)
-            axes.grid(axis='y', alpha=0.25)
-        columns[0].set_ylim(0, 102)
-        columns[0].set_ylabel('held-out top-1, %')
+        columns[0][0].set_ylim(0, 102)
+        columns[0][0].set_ylabel('held-out top-1, %')
         return _png(figure)
+
+
+def draw_learning(entry: dict) -> bytes:
+    """Draw a task's training loss, a line for each seed, beside that of guessing.
+
+    Args:
+        entry: The task's entry in ``tasks`` of a summary.
+
+    Returns:
+        A PNG file.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, columns = _columns(entry)
+        for axes, models in columns:
+            for model, values in models.items():
+                for i, losses in enumerate(values['loss']):
+                    steps = (np.arange(len(losses)) + 0.5) * values['iterations'] / len(losses)
+                    label = None if i else MODELS[model]
+                    axes.plot(steps, losses, lw=0.9, color=COLOURS[model], label=label)
+            axes.axhline(np.log(1 / entry['chance']), color='black', lw=0.8, ls=':')
+            axes.set_xlabel('iterations')
+            axes.legend(frameon=False, fontsize=8)
+        columns[0][0].set_ylim(bottom=0)
+        columns[0][0].set_ylabel('training loss')
+        return _png(figure)
+
+
+def _columns(entry: dict) -> tuple[Figure, list[tuple[Any, dict]]]:
+    """A figure with a column for each trunk, and the models in each."""
+    trunks = [
+        {model: values for model, values in entry['models'].items() if _is_swin(model) == swin}
+        for swin in (False, True)
+    ]
+    trunks = [models for models in trunks if models]
+    figure = Figure(figsize=(1 + 4.5 * len(trunks), 4), layout='constrained')
+    columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]
+    for axes in columns:
+        axes.grid(axis='y', alpha=0.25)
+    return figure, list(zip(columns, trunks, strict=True))
 
 
 def draw_costs(summary: dict) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmsifa.analysis.pages import billions, table
 from mmsifa.atomic_write import write_atomically
-from mmsifa.study.figures import draw_accuracy, draw_costs, draw_offsets
+from mmsifa.study.figures import draw_accuracy, draw_costs, draw_learning, draw_offsets
 from mmsifa.study.offsets import MEASURES
 from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
 
@@ -38,9 +38,9 @@ def summarize(results: dict[tuple[str, str], list[dict]], costs: dict | None = N
 
     Returns:
         For JSON: ``tasks``, in which each task has its ``chance`` and for each of its ``models``
-        ``seeds``, ``top1``, ``by_displacement``, ``offsets`` and the ``seconds`` of a run; and
-        ``costs``. Whatever differs between seeds is a dict of ``mean``, ``std`` (0 for one seed),
-        ``min`` and ``max``.
+        ``seeds``, ``top1``, ``by_displacement``, ``offsets``, ``loss`` (a curve for each seed) over
+        ``iterations`` and the ``seconds`` of a run; and ``costs``. Whatever else differs between
+        seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min`` and ``max``.
     """
     tasks: dict[str, dict] = {}
     for (task, model), runs in results.items():
@@ -53,6 +53,8 @@ def summarize(results: dict[tuple[str, str], list[dict]], costs: dict | None = N
                 for displacement in runs[0]['by_displacement']
             },
             offsets=_offsets(runs),
+            loss=[run['loss'] for run in runs],
+            iterations=runs[0]['iterations'],
             seconds=_spread([run['seconds'] for run in runs]),
         )
     return dict(tasks=tasks, costs=costs)
@@ -102,6 +104,7 @@ def write_report(out: Path, costs: dict | None = None) -> dict:
     write_atomically(out / 'results.json', json.dumps(summary, indent=1) + '\n')
     write_atomically(out / 'table.md', tables(summary))
     for task, entry in summary['tasks'].items():
+        write_atomically(out / f'learning_{task}.png', draw_learning(entry))
         if any(model['by_displacement'] for model in entry['models'].values()):
             write_atomically(out / f'accuracy_{task}.png', draw_accuracy(entry))
         if any(model['offsets'] for model in entry['models'].values()):

@@ -1,7 +1,7 @@
 _base_ = '_base_/synthetic.py'
 
-noise = 40
-visible = 0.5
+noise = 80
+visible = 0.6
 
 clips = dict(task='appearance', noise=noise, visible=visible)
 train_dataloader = dict(dataset=clips)
