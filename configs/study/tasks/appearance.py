@@ -1,7 +1,7 @@
 _base_ = '_base_/synthetic.py'
 
-noise = 80
-visible = 0.6
+noise = 100
+visible = 0.8
 
 clips = dict(task='appearance', noise=noise, visible=visible)
 train_dataloader = dict(dataset=clips)
