@@ -112,7 +112,13 @@ def test_the_report_needs_json_files_alone(studied, tool, tmp_path):
         (tmp_path / 'runs' / name).mkdir(parents=True)
         shutil.copy(studied / 'runs' / name / 'result.json', tmp_path / 'runs' / name)
     shutil.copy(studied / 'costs.json', tmp_path)
-    tool.main(['--out', str(tmp_path), '--report-only'])
+    page = tmp_path / 'page.md'
+    page.write_text(f'# Study\n\n{tool.START} old {tool.END}\n\nThat is all.\n')
+    tool.main(['--out', str(tmp_path), '--report-only', '--page', str(page)])
+    tables = (tmp_path / 'table.md').read_text()
+    assert page.read_text() == (
+        f'# Study\n\n{tool.START}\n\n{tables}\n{tool.END}\n\nThat is all.\n'
+    )
     for name in ('results.json', 'table.md', 'costs.png', 'offsets_direction.png'):
         assert (tmp_path / name).read_bytes() == (studied / name).read_bytes()
 
@@ -220,6 +226,7 @@ def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch):
         (['--jobs', '0'], '--jobs must be 1 or more, got 0'),
         (['--videos', 'nowhere'], '--videos must be a folder, and nowhere is none'),
         (['--report-only'], 'there is no result to report in'),
+        (['--page', str(ROOT / 'README.md')], 'README.md must have each marker once'),
     ],
 )
 def test_what_cannot_be_done_is_said_in_words(tool, tmp_path, capsys, arguments, message):

@@ -18,11 +18,15 @@ from pathlib import Path
 import torch
 
 from mmsifa.analysis import Settings
+from mmsifa.analysis.pages import around_markers
 from mmsifa.apis import default_device
 from mmsifa.apis.command_line import ConfigOptions, progress_bar, torch_device
+from mmsifa.atomic_write import write_atomically
 from mmsifa.study import Study, is_finished, measure_costs, work_through, write_report
 
 CONFIGS = Path(__file__).parent.parent / 'configs' / 'study'
+START = '<!-- study: written by tools/study.py -->'
+END = '<!-- study: end -->'
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         help="as 'direction-sifa*' (all runs)",
     )
     add('--report-only', action='store_true', help='run nothing, write the report anew')
+    add('--page', type=Path, help='Markdown page to put the tables into')
     add('--configs', type=Path, default=CONFIGS, help='other configs (those of the repository)')
     add('--cfg-options', nargs='+', action=ConfigOptions, default={}, help='changes, KEY=VALUE')
     args = parser.parse_args(argv)
@@ -60,18 +65,23 @@ def main(argv: list[str] | None = None) -> None:
     if jobs < 1:
         parser.error(f'--jobs must be 1 or more, got {jobs}')
     study = Study(args.out, args.configs, args.quick, args.videos, args.cfg_options)
+    failed: list[str] = []
     try:
+        page = args.page and around_markers(args.page.read_text(), str(args.page), START, END)
         if args.report_only:
             write_report(study.out)
         else:
             check_kind(study)
             failed = run_missing(study, args.only, jobs, args.device)
+        if page:
+            tables = (study.out / 'table.md').read_text()
+            write_atomically(args.page, f'{page[0]}{START}\n\n{tables}\n{END}{page[1]}')
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit(f'stopped; finished runs are in {study.out}, the same command goes on')
     print(f'The study is in {study.out}.')
-    if not args.report_only and failed:
+    if failed:
         sys.exit('not all runs went well:\n' + '\n'.join(failed))
 
 
