@@ -223,6 +223,7 @@ def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch):
     [
         (['--only', 'sifa'], 'no run is like sifa: expected TASK-MODEL-SEED'),
         (['--quick'], 'has a full study, not a quick one: name another folder'),
+        (['--cfg-options', 'learning_rate=1'], 'learning_rate has no effect as an option'),
         (['--jobs', '0'], '--jobs must be 1 or more, got 0'),
         (['--videos', 'nowhere'], '--videos must be a folder, and nowhere is none'),
         (['--report-only'], 'there is no result to report in'),

@@ -40,6 +40,8 @@ QUICK_MODELS = ('c2d', 'temporal_conv', 'undeformed', 'sifa')
 VAL_SHARE = 0.2  # of the videos
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
+# What options may change of the values at the top of a config; entries are made of the others.
+CHANGEABLE = ('iterations', 'batch_size', 'test_clips', 'log_level', 'load_from')
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class Study:
             The whole config, which MMAction2's tools can train and test.
 
         Raises:
-            ValueError: If there are no videos for a task that needs them.
+            ValueError: If there are no videos for a task that needs them, or an option changes a
+                variable that entries were made of.
         """
         config = Config.fromfile(self.configs / 'tasks' / f'{run.task}.py')
         config.merge_from_dict(
@@ -122,6 +125,12 @@ class Study:
         if self.quick:
             config.iterations = config.quick_iterations
             config.test_clips = config.quick_test_clips
+        for name in self.options:
+            if name in config and name not in CHANGEABLE and not isinstance(config[name], dict):
+                raise ValueError(
+                    f'{name} has no effect as an option, entries were made of it already: change '
+                    'those, as optim_wrapper.optimizer.lr, or a copy of the configs (--configs)'
+                )
         config.merge_from_dict(self.options)
         config.model.cls_head.num_classes = config.num_classes
         config.train_dataloader.batch_size = config.batch_size
