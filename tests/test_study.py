@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmaction.registry import METRICS
+from mmaction.registry import DATASETS, METRICS, MODELS
 
 from mmsifa.datasets import sample_scene
 from mmsifa.inspection import LayerAttention
@@ -20,6 +20,8 @@ from mmsifa.study import (
     VIDEO_TASKS,
     Run,
     Study,
+    draw_cases,
+    find_cases,
     is_finished,
     offset_errors,
     train_and_test,
@@ -98,6 +100,8 @@ def test_a_result_says_what_was_measured(studied):
         assert layer == sorted(layer)
         assert layer[-1] == pytest.approx(16, rel=0.01)
     assert not result(studied / 'runs' / NAMES[0])['offsets']
+    pictures = [path.parent.name for path in studied.glob('runs/*/cases.png')]
+    assert pictures == NAMES[1:]
 
 
 def test_finished_runs_are_kept(studied, tool, command):
@@ -344,6 +348,22 @@ def test_cells_that_leave_the_frame_do_not_count(scene):
     moving = [scene.flow(t)[1].reshape(16, 4, 16, 4).mean(axis=(1, 3)) > 0.5 for t in range(7)]
     assert counted == sum(cells[:, :14].sum() for cells in moving)
     assert counted < sum(cells.sum() for cells in moving)
+
+
+def test_cases_are_positions_of_clips_that_move_from_the_best_to_the_worst(tmp_path):
+    config = Study(tmp_path, CONFIGS).config(Run('direction', 'undeformed', 0))
+    clips = DATASETS.build(config.val_dataloader.dataset)
+    cases = find_cases(MODELS.build(config.model), clips, num_clips=12)
+    assert 1 < len(cases) <= 6
+    assert {case.displacement for case in cases} <= {4, 8, 16}
+    errors = [case.error() for case in cases]
+    assert errors == sorted(errors)
+    for case in cases:
+        assert case.places.counted[case.position]
+        all_errors = case.places.error()[case.places.counted]
+        assert (all_errors < case.error()).sum() == len(all_errors) // 2
+    with pytest.raises(ValueError, match='two cases or more to draw, got 1'):
+        draw_cases(cases[:1])
 
 
 def test_tubelets_are_refused(scene):

@@ -1,5 +1,6 @@
 """The study: what is between frames, compared on the same trunk, budget and recipe."""
 
+from mmsifa.study.cases import draw_cases, find_cases
 from mmsifa.study.costs import measure_costs
 from mmsifa.study.offsets import measure_offsets, offset_errors
 from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS, Run, Study
@@ -12,6 +13,8 @@ __all__ = [
     'VIDEO_TASKS',
     'Run',
     'Study',
+    'draw_cases',
+    'find_cases',
     'is_finished',
     'measure_costs',
     'measure_offsets',

@@ -1,6 +1,7 @@
 """Learned offsets against the known motion of drawn clips."""
 
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +15,37 @@ from mmsifa.inspection import LayerAttention, capture_attention
 MEASURES = ('attended', 'no_motion', 'nearest', 'nearest_undeformed')
 
 
-def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.floating]]:
-    r"""Measure how far from the true place a layer looks.
+class Places(NamedTuple):
+    r"""Where the cells of a layer's maps move, and where the layer looks for them in frame t + 1.
 
-    It looks at those cells of the feature map that lie mostly on moving objects and whose place in
-    the next frame is inside of it. The true motion of a cell is the mean of its moving pixels. With
-    the attention weights :math:`w_k`, over all heads, and the samples' displacements :math:`d_k`,
-    offsets included, the layer looks at
+    Attributes:
+        true: (T - 1, 2, H, W), y and x in feature pixels: the mean motion of a cell's moving
+            pixels, added to its place.
+        attended: Of the same shape: the mean of the samples' places, weighted by the size of their
+            attention weights, :math:`\sum_k |w_k| p_k / \sum_k |w_k|`, over all heads.
+        counted: (T - 1, H, W): cells that lie mostly on moving objects and stay in the frame.
+        pixels: Height and width of a cell in pixels of the clip, (2, 1, 1).
+    """
 
-    .. math:: d = \sum_k |w_k| d_k \,/\, \sum_k |w_k|
+    true: NDArray[np.floating]
+    attended: NDArray[np.floating]
+    counted: NDArray[np.bool_]
+    pixels: NDArray[np.floating]
+
+    def error(self) -> NDArray[np.floating]:
+        """Return the distance of the attended from the true place in pixels, (T - 1, H, W)."""
+        return np.linalg.norm(self.pixels * (self.attended - self.true), axis=1)
+
+
+def compare_places(layer: LayerAttention, scene: Scene) -> Places:
+    """Tell where things move and where a layer looks for them.
 
     Args:
         layer: The layer, with a feature frame for each frame of the clip.
         scene: The clip.
 
     Returns:
-        Distances in pixels of the clip, one for each cell: ``attended``, the end-point error of
-        :math:`d`; ``no_motion``, that of zero; ``nearest``, of the nearest sample to the true
-        place; ``nearest_undeformed``, of the nearest one without offsets.
+        The places of all cells.
 
     Raises:
         ValueError: If feature frames are made of several frames.
@@ -43,30 +57,51 @@ def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.f
             f'{layer.name}: take tubelets of one frame'
         )
     height, width = layer.offset.shape[-2:]
-    pixels = np.array([size / height, size / width]).reshape(2, 1, 1)  # of a cell
-    centres = np.indices((height, width))
-    steps = layer.grid() - centres  # (K*K, 2, H, W)
-    errors: dict[str, list] = defaultdict(list)
-    for t, (offset, weights) in enumerate(zip(layer.offset, layer.weights, strict=True)):
-        motion, moving = _cells(*scene.flow(t), height, width)
-        then = centres + motion / pixels
-        inside = ((then > -0.5) & (then < np.array([height, width]).reshape(2, 1, 1) - 0.5)).all(0)
-        chosen = (moving > 0.5) & inside
-        share = np.abs(weights).sum(axis=0)[:, None]  # (K*K, 1, H, W)
-        total = share.sum(axis=0)
-        attended = (share * (steps + offset)).sum(axis=0)
-        attended = np.divide(attended, total, out=np.zeros_like(attended), where=total > 0)
-        to_samples = np.linalg.norm(pixels * (steps + offset) - motion, axis=1)
-        to_grid = np.linalg.norm(pixels * steps - motion, axis=1)
-        distances = (
-            np.linalg.norm(pixels * attended - motion, axis=0),
-            np.linalg.norm(motion, axis=0),
-            to_samples.min(axis=0),
-            to_grid.min(axis=0),
-        )
-        for name, distance in zip(MEASURES, distances, strict=True):
-            errors[name].append(distance[chosen])
-    return {name: np.concatenate(parts) for name, parts in errors.items()}
+    sides = np.array([height, width]).reshape(2, 1, 1)
+    pixels = size / sides
+    centres = np.indices((height, width)).astype(np.float32)
+    cells = [_cells(*scene.flow(t), height, width) for t in range(num_frames - 1)]
+    true = centres + np.stack([motion for motion, _ in cells]) / pixels
+    inside = ((true > -0.5) & (true < sides - 0.5)).all(axis=1)
+    share = np.abs(layer.weights).sum(axis=1)[:, :, None]  # (T - 1, K*K, 1, H, W)
+    total = share.sum(axis=1)
+    moved = (share * (layer.positions() - centres)).sum(axis=1)
+    attended = centres + np.divide(moved, total, out=np.zeros_like(moved), where=total > 0)
+    return Places(true, attended, inside & (np.stack([share for _, share in cells]) > 0.5), pixels)
+
+
+def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.floating]]:
+    """Measure how far from the true place a layer looks, see :class:`Places`.
+
+    Args:
+        layer: The layer, with a feature frame for each frame of the clip.
+        scene: The clip.
+
+    Returns:
+        Distances in pixels of the clip, one for each cell that counts: ``attended``, of the place
+        that is attended to; ``no_motion``, of the cell's own; ``nearest``, of the nearest sample;
+        ``nearest_undeformed``, of the nearest one without offsets.
+
+    Raises:
+        ValueError: If feature frames are made of several frames.
+    """
+    places = compare_places(layer, scene)
+
+    def nearest(samples: NDArray) -> NDArray:
+        distances = np.linalg.norm(places.pixels * (samples - places.true[:, None]), axis=2)
+        return distances.min(axis=1)
+
+    here = np.indices(places.counted.shape[1:]).astype(np.float32)
+    still = places._replace(attended=here[None])
+    distances = (
+        places.error(),
+        still.error(),
+        nearest(layer.positions()),
+        nearest(layer.grid()[None]),
+    )
+    return {
+        name: distance[places.counted] for name, distance in zip(MEASURES, distances, strict=True)
+    }
 
 
 def _cells(

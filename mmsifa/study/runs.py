@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmsifa.atomic_write import write_atomically
 from mmsifa.datasets import SyntheticClips
 from mmsifa.models import SIFA
+from mmsifa.study.cases import draw_cases, find_cases
 from mmsifa.study.offsets import measure_offsets
 from mmsifa.study.plan import Run, Study, digest
 from mmsifa.version import __version__
@@ -27,7 +28,7 @@ POLL = 0.2  # seconds
 
 
 def train_and_test(folder: Path) -> dict:
-    """Train and test what a run's ``config.py`` says, and write ``result.json``.
+    """Train and test what a run's ``config.py`` says, and write ``result.json`` and ``cases.png``.
 
     Args:
         folder: The run's folder, in which MMEngine's logs and the weights come, too.
@@ -72,6 +73,9 @@ def train_and_test(folder: Path) -> dict:
     attends = any(isinstance(module, SIFA) for module in runner.model.modules())
     if attends and isinstance(clips, SyntheticClips):
         result['offsets'] = measure_offsets(runner.model, clips)
+        cases = find_cases(runner.model, clips)
+        if len(cases) > 1:
+            write_atomically(folder / 'cases.png', draw_cases(cases))
     write_atomically(folder / 'result.json', json.dumps(result, indent=1) + '\n')
     return result
 
