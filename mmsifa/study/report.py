@@ -11,6 +11,13 @@ from mmsifa.study.figures import draw_accuracy, draw_costs, draw_learning, draw_
 from mmsifa.study.offsets import MEASURES
 from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
 
+# What the configs call what is in test clips alone.
+DISTURBANCES = {
+    'camera': 'a moving camera',
+    'nonrigid': 'moving parts',
+    'light': 'changing light',
+}
+
 
 def read_results(out: Path) -> dict[tuple[str, str], list[dict]]:
     """Read what the runs of a study have written.
@@ -38,9 +45,9 @@ def summarize(results: dict[tuple[str, str], list[dict]], costs: dict | None = N
 
     Returns:
         For JSON: ``tasks``, in which each task has its ``chance`` and for each of its ``models``
-        ``seeds``, ``top1``, ``by_displacement``, ``offsets``, ``loss`` (a curve for each seed) over
-        ``iterations`` and the ``seconds`` of a run; and ``costs``. Whatever else differs between
-        seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min`` and ``max``.
+        ``seeds``, ``top1``, ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a curve for
+        each seed) over ``iterations`` and the ``seconds`` of a run; and ``costs``. Whatever else
+        differs between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min`` and ``max``.
     """
     tasks: dict[str, dict] = {}
     for (task, model), runs in results.items():
@@ -51,6 +58,10 @@ def summarize(results: dict[tuple[str, str], list[dict]], costs: dict | None = N
             by_displacement={
                 displacement: _spread([run['by_displacement'][displacement] for run in runs])
                 for displacement in runs[0]['by_displacement']
+            },
+            disturbed={
+                name: _spread([run['disturbed'][name] for run in runs])
+                for name in runs[0]['disturbed']
             },
             offsets=_offsets(runs),
             loss=[run['loss'] for run in runs],
@@ -121,7 +132,8 @@ def tables(summary: dict) -> str:
         summary: What :func:`summarize` returns.
 
     Returns:
-        The tables: accuracy and cost, then for each task accuracy by displacement and the offsets.
+        The tables: accuracy and cost, then for each task accuracy by displacement and by
+        what training clips have not, and the offsets.
     """
     blocks = [_overview(summary)]
     for task, entry in summary['tasks'].items():
@@ -139,6 +151,19 @@ def tables(summary: dict) -> str:
                 for model, values in by_displacement.items()
             ]
             blocks.append(table(head, rows))
+        disturbed = {m: v['disturbed'] for m, v in entry['models'].items() if v['disturbed']}
+        if disturbed:
+            names = list(next(iter(disturbed.values())))
+            rows = [
+                [
+                    MODELS[model],
+                    _percent(entry['models'][model]['top1']),
+                    *(_percent(values[name]) for name in names),
+                ]
+                for model, values in disturbed.items()
+            ]
+            head = [f'{title}: top-1 %, by what only test clips have', 'nothing']
+            blocks.append(table(head + [DISTURBANCES.get(name, name) for name in names], rows))
         rows = [
             [
                 *(MODELS[model], record['layer'], f'{record["displacement"]:g}'),

@@ -13,7 +13,7 @@ import mmengine
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import Runner, ValLoop
 
 from mmsifa.atomic_write import write_atomically
 from mmsifa.datasets import SyntheticClips
@@ -58,6 +58,10 @@ def train_and_test(folder: Path) -> dict:
         by_displacement={
             name.removeprefix('displacement='): float(value) for name, value in accuracy.items()
         },
+        disturbed={
+            name: _top1_of(runner, change)
+            for name, change in config.get('disturbances', {}).items()
+        },
         loss=[float(part.mean()) for part in losses],
         offsets=[],
         seconds=time.perf_counter() - start,
@@ -78,6 +82,13 @@ def train_and_test(folder: Path) -> dict:
             write_atomically(folder / 'cases.png', draw_cases(cases))
     write_atomically(folder / 'result.json', json.dumps(result, indent=1) + '\n')
     return result
+
+
+def _top1_of(runner: Runner, change: dict) -> float:
+    """Test on clips of a data set that is changed."""
+    loader = dict(runner.cfg.val_dataloader)
+    loader['dataset'] = dict(loader['dataset'], **change)
+    return float(ValLoop(runner, loader, runner.cfg.val_evaluator).run()['acc/top1'])
 
 
 def is_finished(study: Study, run: Run) -> bool:

@@ -2,6 +2,9 @@ _base_ = '../../schedule.py'
 
 num_classes = 8
 displacements = (0, 1, 2, 4, 8, 16)  # pixels per frame
+# What test clips have that training clips have not, one at a time
+disturbances = dict(
+    camera=dict(camera=True), nonrigid=dict(nonrigid=True), light=dict(appearance_change=True))
 
 train_pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
