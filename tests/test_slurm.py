@@ -1,5 +1,6 @@
 """The commands of docs/cluster.md for Slurm, on a real Slurm of two nodes on this machine."""
 
+import json
 import os
 
 import pytest
@@ -113,3 +114,17 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
     assert 'resumed epoch: 0, iter: 2' in text
     assert 'resumed epoch: 0, iter: 4' in text
     assert same(weights(work / 'epoch_1.pth'), weights(one_node / 'epoch_1.pth'))
+
+
+def test_tasks_of_srun_share_a_study(cluster, run, tmp_path):
+    models = ('c2d', 'sifa')
+    arguments = ['--out', tmp_path, '--quick', '--only', *(f'direction-{m}-0' for m in models)]
+    options = ['--cfg-options', 'iterations=10', 'batch_size=4', 'test_clips=48']
+    study = ['python', 'tools/study.py', *arguments, '--jobs', '1', *options]
+    done = run('srun', '-p', 'ci', '-n', '2', '--label', *study, env=environment(**cluster.env))
+    for rank, model in enumerate(models):
+        folder = tmp_path / 'runs' / f'direction-{model}-0'
+        assert json.loads((folder / 'result.json').read_text())['iterations'] == 10
+        assert f'{rank}: The study is in {tmp_path}' in done.stdout
+    summary = json.loads((tmp_path / 'results.json').read_text())
+    assert list(summary['tasks']['direction']['models']) == [*models]

@@ -231,7 +231,7 @@ def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--only', 'sifa'], 'no run is like sifa: expected TASK-MODEL-SEED'),
+        (['--only', '*-sifa-0', 'sifa'], 'no run is like sifa: expected TASK-MODEL-SEED'),
         (['--quick'], 'has a full study, not a quick one: name another folder'),
         (['--cfg-options', 'learning_rate=1'], 'learning_rate has no effect as an option'),
         (['--jobs', '0'], '--jobs must be 1 or more, got 0'),

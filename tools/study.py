@@ -102,11 +102,14 @@ def check_kind(study: Study) -> None:
 
 def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.device) -> list[str]:
     """Run this process's share, then report if all is done; returns what went wrong."""
+    for pattern in patterns:
+        if not any(fnmatchcase(run.name, pattern) for run in study.runs):
+            models = ', '.join(dict.fromkeys(run.model for run in study.runs))
+            raise ValueError(
+                f'no run is like {pattern}: expected TASK-MODEL-SEED, as direction-sifa-0, with '
+                f'one of the models {models}'
+            )
     runs = [run for run in study.runs if any(fnmatchcase(run.name, like) for like in patterns)]
-    if not runs:
-        raise ValueError(
-            f'no run is like {" or ".join(patterns)}: expected TASK-MODEL-SEED, as direction-sifa-0'
-        )
     rank, size = (
         int(os.environ.get(f'SLURM_{name}', n)) for name, n in (('PROCID', 0), ('NTASKS', 1))
     )
