@@ -342,6 +342,10 @@ def test_without_offsets_the_error_is_the_motion(scene):
     np.testing.assert_array_equal(errors['nearest'], errors['nearest_undeformed'])
 
 
+def test_samples_outside_of_the_frame_are_counted(scene):
+    np.testing.assert_array_equal(offset_errors(layer(offset_x=20), scene)['outside'], 1)
+
+
 def test_the_attended_place_is_weighted_by_the_size_of_the_weights(scene):
     weights = np.zeros(9)
     weights[4], weights[5] = 1, -3  # the centre, and its neighbour at the right

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmsifa.datasets import Scene, SyntheticClips
 from mmsifa.inspection import LayerAttention, capture_attention
 
-MEASURES = ('attended', 'no_motion', 'nearest', 'nearest_undeformed')
+MEASURES = ('attended', 'no_motion', 'nearest', 'nearest_undeformed', 'outside')
 
 
 class Places(NamedTuple):
@@ -78,9 +78,10 @@ def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.f
         scene: The clip.
 
     Returns:
-        Distances in pixels of the clip, one for each cell that counts: ``attended``, of the place
+        Of each cell that counts, distances in pixels of the clip: ``attended``, of the place
         that is attended to; ``no_motion``, of the cell's own; ``nearest``, of the nearest sample;
-        ``nearest_undeformed``, of the nearest one without offsets.
+        ``nearest_undeformed``, of the nearest one without offsets; and ``outside``, the share of
+        its samples that lie outside of the frame.
 
     Raises:
         ValueError: If feature frames are made of several frames.
@@ -93,15 +94,14 @@ def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.f
 
     here = np.indices(places.counted.shape[1:]).astype(np.float32)
     still = places._replace(attended=here[None])
-    distances = (
+    measured = (
         places.error(),
         still.error(),
         nearest(layer.positions()),
         nearest(layer.grid()[None]),
+        layer.outside().mean(axis=1),
     )
-    return {
-        name: distance[places.counted] for name, distance in zip(MEASURES, distances, strict=True)
-    }
+    return {name: values[places.counted] for name, values in zip(MEASURES, measured, strict=True)}
 
 
 def _cells(

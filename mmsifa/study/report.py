@@ -167,7 +167,8 @@ def tables(summary: dict) -> str:
         rows = [
             [
                 *(MODELS[model], record['layer'], f'{record["displacement"]:g}'),
-                *(f'{record[name]["mean"]:.2f}' for name in MEASURES),
+                *(f'{record[name]["mean"]:.2f}' for name in MEASURES[:-1]),
+                f'{record["outside"]["mean"]:.0%}',
             ]
             for model, values in entry['models'].items()
             for record in values['offsets']
@@ -176,6 +177,7 @@ def tables(summary: dict) -> str:
             head = [
                 *(f'{title}: pixels from the true place', 'layer', 'pixels per frame'),
                 *('attended place', 'no motion', 'nearest sample', 'nearest without offsets'),
+                'samples outside',
             ]
             blocks.append(table(head, rows))
     return '\n'.join(blocks)
