@@ -1,10 +1,12 @@
 """Videos that cannot be read: in the data sets, in training and testing, and in check_videos."""
 
+import importlib
 import os
 import re
 import signal
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import decord
@@ -492,6 +494,24 @@ def test_check_videos_refuses_what_it_cannot_do_in_a_sentence(tmp_path, run):
         assert said in done.stdout
         assert 'Traceback' not in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ['list.txt']
+
+
+def test_an_interrupt_while_a_process_starts_leaves_none(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    tool = importlib.import_module('check_videos')
+    started = []
+    start = BaseProcess.start
+
+    def start_and_interrupt(process):
+        start(process)
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(BaseProcess, 'start', start_and_interrupt)
+    os.mkfifo(tmp_path / 'pipe.mp4')  # never ends
+    with pytest.raises(KeyboardInterrupt):
+        list(tool.check([str(tmp_path / 'pipe.mp4')], workers=1, timeout=300))
+    assert [process.is_alive() for process in started] == [False]
 
 
 def test_interrupted_check_videos_leaves_nothing(tmp_path):

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if bad else 0
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait, so that it leaves no process that is started and not known yet."""
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt
+
+
 def check(
     videos: Iterable[str], workers: int, timeout: float
 ) -> Iterator[tuple[str, tuple[str, str] | None]]:
@@ -119,9 +133,10 @@ def check(
             while len(running) < workers and (video := next(waiting, None)) is not None:
                 result, end = context.Pipe(duplex=False)
                 process = context.Process(target=decode, args=(video, end), daemon=True)
-                process.start()
+                with uninterrupted():
+                    process.start()
+                    running[result] = video, process, time.monotonic() + timeout
                 end.close()
-                running[result] = video, process, time.monotonic() + timeout
             if not running:
                 return
             first = min(deadline for _, _, deadline in running.values())

@@ -10,7 +10,7 @@ train_pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('displacement', 'sample_idx'))
 ]
-test_pipeline = train_pipeline
+val_pipeline = test_pipeline = train_pipeline
 
 clips = dict(
     type='SyntheticClips',
