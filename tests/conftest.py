@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,11 @@ if not torch.cuda.is_available():
 import mmsifa  # noqa: F401  (before anything imports MMAction2's models)
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure():
+    """Take interrupts, which a shell has its background jobs ignore, and whatever these start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

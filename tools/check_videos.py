@@ -107,8 +107,8 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if interrupts:
-        raise KeyboardInterrupt
+    for number in interrupts:
+        signal.raise_signal(number)
 
 
 def check(
