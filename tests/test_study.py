@@ -25,6 +25,7 @@ from mmsifa.study import (
     is_finished,
     offset_errors,
     train_and_test,
+    watch,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -363,7 +364,7 @@ def test_cells_that_leave_the_frame_do_not_count(scene):
 def test_cases_are_positions_of_clips_that_move_from_the_best_to_the_worst(tmp_path):
     config = Study(tmp_path, CONFIGS).config(Run('direction', 'undeformed', 0))
     clips = DATASETS.build(config.val_dataloader.dataset)
-    cases = find_cases(MODELS.build(config.model), clips, num_clips=12)
+    cases = find_cases(watch(MODELS.build(config.model), clips, num_clips=12))
     assert 1 < len(cases) <= 6
     assert {case.displacement for case in cases} <= {4, 8, 16}
     errors = [case.error() for case in cases]

@@ -2,7 +2,7 @@
 
 from mmsifa.study.cases import draw_cases, find_cases
 from mmsifa.study.costs import measure_costs
-from mmsifa.study.offsets import measure_offsets, offset_errors
+from mmsifa.study.offsets import measure_offsets, offset_errors, watch
 from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS, Run, Study
 from mmsifa.study.report import read_results, summarize, write_report
 from mmsifa.study.runs import is_finished, train_and_test, work_through
@@ -22,6 +22,7 @@ __all__ = [
     'read_results',
     'summarize',
     'train_and_test',
+    'watch',
     'work_through',
     'write_report',
 ]

@@ -6,19 +6,15 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from mmengine.dataset import pseudo_collate
-from mmengine.model import BaseModel
 from numpy.typing import NDArray
 
-from mmsifa.datasets import SyntheticClips
-from mmsifa.inspection import LayerAttention, capture_attention
+from mmsifa.inspection import LayerAttention
 from mmsifa.inspection.figure import draw_samples, finest_layer, mark_query
 from mmsifa.inspection.positions import Position
 from mmsifa.inspection.records import to_pixels
-from mmsifa.study.offsets import Places, compare_places
+from mmsifa.study.offsets import Places, Seen, compare_places
 
 TRUE, ATTENDED = '#00e05a', '#00b7ff'
 MARK: Any = dict(ms=6, mec='k', mew=0.6)
@@ -46,34 +42,21 @@ class Case(NamedTuple):
         return float(self.places.error()[self.position])
 
 
-@torch.no_grad()
-def find_cases(
-    model: BaseModel, clips: SyntheticClips, num_clips: int = 96, least: float = 4
-) -> list[Case]:
+def find_cases(seen: Sequence[Seen], least: float = 4) -> list[Case]:
     """Take a position from each clip, where a recognizer's finest layer is neither best nor worst.
 
     Args:
-        model: The recognizer.
-        clips: Drawn clips, with the recognizer's pipeline.
-        num_clips: How many of them, the first ones. Default: 96.
+        seen: What :func:`~mmsifa.study.watch` returns.
         least: The least displacement of a clip in pixels per frame. Default: 4.
 
     Returns:
         For each clip the position of the median error, ordered by that.
-
-    Raises:
-        ValueError: If the model has no SIFA layer.
     """
-    model.eval()
     cases = []
-    for idx in range(min(num_clips, len(clips))):
-        displacement = clips.get_data_info(idx)['displacement']
+    for scene, displacement, layers in seen:
         if displacement < least:
             continue
-        with capture_attention(model) as layers:
-            model.test_step(pseudo_collate([clips[idx]]))
         layer = finest_layer(layers)
-        scene = clips.scene(idx)
         places = compare_places(layer, scene)
         counted = np.argwhere(places.counted)
         if not len(counted):

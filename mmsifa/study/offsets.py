@@ -1,6 +1,7 @@
 """Learned offsets against the known motion of drawn clips."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,9 +117,23 @@ def _cells(
     return motion[..., ::-1].transpose(2, 0, 1), weight.mean(axis=(1, 3))
 
 
+class Seen(NamedTuple):
+    """A drawn clip, and what the SIFA layers of a recognizer did on it.
+
+    Attributes:
+        scene: The clip.
+        displacement: Its displacement in pixels per frame.
+        layers: The layers.
+    """
+
+    scene: Scene
+    displacement: float
+    layers: list[LayerAttention]
+
+
 @torch.no_grad()
-def measure_offsets(model: BaseModel, clips: SyntheticClips, num_clips: int = 96) -> list[dict]:
-    """Measure where the SIFA layers of a recognizer look on drawn clips.
+def watch(model: BaseModel, clips: SyntheticClips, num_clips: int = 96) -> list[Seen]:
+    """Record what the SIFA layers of a recognizer do on drawn clips.
 
     Args:
         model: The recognizer.
@@ -126,20 +141,34 @@ def measure_offsets(model: BaseModel, clips: SyntheticClips, num_clips: int = 96
         num_clips: How many of them, the first ones. Default: 96.
 
     Returns:
-        For each layer and displacement a dict: ``layer``, ``displacement``, the number of
-        ``cells``, and the means of what :func:`offset_errors` returns.
+        What was seen, for each clip.
 
     Raises:
         ValueError: If the model has no SIFA layer.
     """
     model.eval()
-    errors: dict[tuple, list] = defaultdict(list)
+    seen = []
     for idx in range(min(num_clips, len(clips))):
         with capture_attention(model) as layers:
             model.test_step(pseudo_collate([clips[idx]]))
-        displacement = clips.get_data_info(idx)['displacement']
+        seen.append(Seen(clips.scene(idx), clips.get_data_info(idx)['displacement'], layers))
+    return seen
+
+
+def measure_offsets(seen: Sequence[Seen]) -> list[dict]:
+    """Measure where SIFA layers look on drawn clips.
+
+    Args:
+        seen: What :func:`watch` returns.
+
+    Returns:
+        For each layer and displacement a dict: ``layer``, ``displacement``, the number of
+        ``cells``, and the means of what :func:`offset_errors` returns.
+    """
+    errors: dict[tuple, list] = defaultdict(list)
+    for scene, displacement, layers in seen:
         for layer in layers:
-            errors[layer.name, displacement].append(offset_errors(layer, clips.scene(idx)))
+            errors[layer.name, displacement].append(offset_errors(layer, scene))
     records = []
     for (layer_name, displacement), parts in sorted(errors.items()):
         means = {m: np.concatenate([part[m] for part in parts]) for m in MEASURES}

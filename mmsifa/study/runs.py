@@ -19,7 +19,7 @@ from mmsifa.atomic_write import write_atomically
 from mmsifa.datasets import SyntheticClips
 from mmsifa.models import SIFA
 from mmsifa.study.cases import draw_cases, find_cases
-from mmsifa.study.offsets import measure_offsets
+from mmsifa.study.offsets import measure_offsets, watch
 from mmsifa.study.plan import Run, Study, digest
 from mmsifa.version import __version__
 
@@ -76,8 +76,9 @@ def train_and_test(folder: Path) -> dict:
     clips = runner.val_dataloader.dataset
     attends = any(isinstance(module, SIFA) for module in runner.model.modules())
     if attends and isinstance(clips, SyntheticClips):
-        result['offsets'] = measure_offsets(runner.model, clips)
-        cases = find_cases(runner.model, clips)
+        seen = watch(runner.model, clips)
+        result['offsets'] = measure_offsets(seen)
+        cases = find_cases(seen)
         if len(cases) > 1:
             write_atomically(folder / 'cases.png', draw_cases(cases))
     write_atomically(folder / 'result.json', json.dumps(result, indent=1) + '\n')
