@@ -161,6 +161,13 @@ def _speeds(models: list[dict]) -> str:
     return table(head, rows)
 
 
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file, which does not name the version that drew it."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=150, metadata={'Software': None})
+    return file.getvalue()
+
+
 def chart(report: dict) -> bytes:
     """Draw a report: multiply-adds by part, and beside them the speeds if they were measured.
 
@@ -180,9 +187,7 @@ def chart(report: dict) -> bytes:
         _draw_costs(columns[0], models)
         if timed:
             _draw_speeds(columns[1], models, report['environment'])
-        file = io.BytesIO()
-        figure.savefig(file, dpi=150, metadata={'Software': None})
-    return file.getvalue()
+        return png(figure)
 
 
 def _draw_costs(axes, models: list[dict]) -> None:

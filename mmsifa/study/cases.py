@@ -1,6 +1,5 @@
 """Pictures of where a network looks for what moves, and where that went."""
 
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from mmsifa.analysis.pages import png
 from mmsifa.inspection import LayerAttention
 from mmsifa.inspection.figure import draw_samples, finest_layer, mark_query
 from mmsifa.inspection.positions import Position
@@ -101,9 +101,7 @@ def draw_cases(cases: Sequence[Case], count: int = 4) -> bytes:
             ncols=3,
             frameon=False,
         )
-        file = io.BytesIO()
-        figure.savefig(file, dpi=150, metadata={'Software': None})
-        return file.getvalue()
+        return png(figure)
 
 
 def _mark(marker: str, colour: str, label: str) -> Line2D:

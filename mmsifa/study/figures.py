@@ -1,12 +1,12 @@
 """The figures of a study."""
 
-import io
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from mmsifa.analysis.pages import png
 from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
 
 COLOURS = {
@@ -30,12 +30,6 @@ def _is_swin(model: str) -> bool:
     return model.startswith('swin')
 
 
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, dpi=150, metadata={'Software': None})
-    return file.getvalue()
-
-
 def draw_accuracy(entry: dict) -> bytes:
     """Draw a task's accuracy against the displacement; a band goes from the worst seed to the best.
 
@@ -57,12 +51,11 @@ def draw_accuracy(entry: dict) -> bytes:
                 ends = [[100 * spread[end] for spread in spreads] for end in ('min', 'max')]
                 axes.fill_between(places, *ends, color=colour, alpha=0.15, lw=0)
                 axes.set_xticks(places, values['by_displacement'])
-            axes.axhline(100 * entry['chance'], color='black', lw=0.8, ls=':')
-            axes.set_xlabel('displacement, pixels per frame')
-            axes.legend(frameon=False, fontsize=8)
+        _label(
+            columns, 100 * entry['chance'], 'displacement, pixels per frame', 'held-out top-1, %'
+        )
         columns[0][0].set_ylim(0, 102)
-        columns[0][0].set_ylabel('held-out top-1, %')
-        return _png(figure)
+        return png(figure)
 
 
 def draw_learning(entry: dict) -> bytes:
@@ -82,12 +75,9 @@ def draw_learning(entry: dict) -> bytes:
                     steps = (np.arange(len(losses)) + 0.5) * values['iterations'] / len(losses)
                     label = None if i else MODELS[model]
                     axes.plot(steps, losses, lw=0.9, color=COLOURS[model], label=label)
-            axes.axhline(np.log(1 / entry['chance']), color='black', lw=0.8, ls=':')
-            axes.set_xlabel('iterations')
-            axes.legend(frameon=False, fontsize=8)
+        _label(columns, np.log(1 / entry['chance']), 'iterations', 'training loss')
         columns[0][0].set_ylim(bottom=0)
-        columns[0][0].set_ylabel('training loss')
-        return _png(figure)
+        return png(figure)
 
 
 def _columns(entry: dict) -> tuple[Figure, list[tuple[Any, dict]]]:
@@ -102,6 +92,15 @@ def _columns(entry: dict) -> tuple[Figure, list[tuple[Any, dict]]]:
     for axes in columns:
         axes.grid(axis='y', alpha=0.25)
     return figure, list(zip(columns, trunks, strict=True))
+
+
+def _label(columns: list[tuple[Any, dict]], chance: float, across: str, up: str) -> None:
+    """Name the axes and the lines, and draw the level of guessing."""
+    for axes, _ in columns:
+        axes.axhline(chance, color='black', lw=0.8, ls=':')
+        axes.set_xlabel(across)
+        axes.legend(frameon=False, fontsize=8)
+    columns[0][0].set_ylabel(up)
 
 
 def draw_costs(summary: dict) -> bytes:
@@ -149,7 +148,7 @@ def draw_costs(summary: dict) -> bytes:
             frameon=False,
             fontsize=8,
         )
-        return _png(figure)
+        return png(figure)
 
 
 def draw_offsets(entry: dict) -> bytes:
@@ -194,4 +193,4 @@ def draw_offsets(entry: dict) -> bytes:
             axes.set_title(layer.removeprefix('backbone.'), fontsize=8)
         for axes in rows[1]:
             axes.set_xlabel('displacement, pixels per frame')
-        return _png(figure)
+        return png(figure)

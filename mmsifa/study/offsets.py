@@ -68,7 +68,8 @@ def compare_places(layer: LayerAttention, scene: Scene) -> Places:
     total = share.sum(axis=1)
     moved = (share * (layer.positions() - centres)).sum(axis=1)
     attended = centres + np.divide(moved, total, out=np.zeros_like(moved), where=total > 0)
-    return Places(true, attended, inside & (np.stack([share for _, share in cells]) > 0.5), pixels)
+    moving = np.stack([part for _, part in cells]) > 0.5
+    return Places(true, attended, inside & moving, pixels)
 
 
 def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.floating]]:
@@ -93,11 +94,9 @@ def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.f
         distances = np.linalg.norm(places.pixels * (samples - places.true[:, None]), axis=2)
         return distances.min(axis=1)
 
-    here = np.indices(places.counted.shape[1:]).astype(np.float32)
-    still = places._replace(attended=here[None])
     measured = (
         places.error(),
-        still.error(),
+        nearest(np.indices(places.counted.shape[1:])[None, None]),
         nearest(layer.positions()),
         nearest(layer.grid()[None]),
         layer.outside().mean(axis=1),
