@@ -1,10 +1,11 @@
 """Compare what is between frames on the same trunk, budget and recipe.
 
-Trains and tests each model of configs/study/models on each task of configs/study/tasks, three
-times, and writes into a folder: runs/TASK-MODEL-SEED/ with config, log, weights and result.json;
-results.json, table.md and the figures. A study that was stopped goes on where it was: finished
-runs are kept, as long as their configs stay the same. On a cluster, processes of one srun share the
-runs; whoever is last writes the report.
+Trains two networks on single frames and, from their weights, each model of configs/study/models on
+each task of configs/study/tasks, three times, and tests them. Writes into a folder:
+runs/TASK-MODEL-SEED/ with config, log, weights and result.json; results.json, table.md and the
+figures. A study that was stopped goes on where it was: finished runs are kept, as long as their
+configs stay the same. On a cluster, processes of one srun share the runs; whoever is last writes
+the report.
 """
 
 import argparse
@@ -22,7 +23,15 @@ from mmsifa.analysis.pages import around_markers
 from mmsifa.apis import default_device
 from mmsifa.apis.command_line import ConfigOptions, progress_bar, torch_device
 from mmsifa.atomic_write import write_atomically
-from mmsifa.study import Study, is_finished, measure_costs, work_through, write_report
+from mmsifa.study import (
+    IMAGE,
+    Study,
+    is_finished,
+    measure_costs,
+    missing_runs,
+    work_through,
+    write_report,
+)
 
 CONFIGS = Path(__file__).parent.parent / 'configs' / 'study'
 START = '<!-- study: written by tools/study.py -->'
@@ -113,8 +122,12 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.devi
     rank, size = (
         int(os.environ.get(f'SLURM_{name}', n)) for name, n in (('PROCID', 0), ('NTASKS', 1))
     )
-    share = runs[rank::size]
-    missing = [run for run in share if not is_finished(study, run)]
+    if size > 1 and len({run.task == IMAGE for run in missing_runs(study, runs)}) > 1:
+        raise ValueError(
+            f"the other runs start from the weights of '{IMAGE}-*', for which processes of one "
+            f"srun can't wait: run those before, by srun ... --only '{IMAGE}-*'"
+        )
+    missing = missing_runs(study, runs[rank::size])
     failed: list[str] = []
     with progress_bar(speed_estimate_period=24 * 3600) as progress:
         task = progress.add_task(f'Runs, {len(missing)}', total=len(missing))
@@ -130,7 +143,7 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.devi
     if any(study.out.glob('runs/*/result.json')):
         settings = Settings(device=str(device), batch_size=8, rounds=1 if study.quick else 3)
         with progress_bar() as progress:
-            costs = measure_costs(study.out, settings, progress)
+            costs = measure_costs(study, settings, progress)
         write_report(study.out, costs)
         failed += [f'{f["label"]}, {f["pass"]}: {f["reason"]}' for f in costs['failed']]
     return failed

@@ -1,8 +1,8 @@
 _base_ = '../_base_/default_runtime.py'
 
 # What a study may change for all of its runs
-iterations = 1000
-quick_iterations = 800
+iterations = 500
+quick_iterations = 400
 batch_size = 32
 num_frames = 4
 learning_rate = 2e-3

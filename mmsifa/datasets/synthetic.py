@@ -61,6 +61,7 @@ class SyntheticClips(BaseDataset):
             units of 0..255. Default: 0.
         visible: Share of the pixels of sprites that are drawn, chosen anew in each frame; the
             others show the background. Default: 1.
+        plain: Share of the samples whose background is plain grey. Default: 0.
         seed: Seed of everything random. Default: 0.
         stream: Number of the set of samples: sets of other numbers share no sample, such as 0 to
             train and 1 to validate. Default: 0.
@@ -92,6 +93,7 @@ class SyntheticClips(BaseDataset):
         appearance_change: bool = False,
         noise: float = 0.0,
         visible: float = 1.0,
+        plain: float = 0.0,
         seed: int = 0,
         stream: int = 0,
         pipeline: Sequence[dict | Callable] = (),
@@ -117,6 +119,8 @@ class SyntheticClips(BaseDataset):
             raise ValueError(f'noise must be 0 or more, in units of 0..255, got {noise}')
         if not 0 < visible <= 1:
             raise ValueError(f'visible must be a share above 0 and at most 1, got {visible}')
+        if not 0 <= plain <= 1:
+            raise ValueError(f'plain must be a share from 0 to 1, got {plain}')
         self.num_clips = num_clips
         self.displacements = tuple(map(float, displacements))
         self._sample = partial(
@@ -129,6 +133,7 @@ class SyntheticClips(BaseDataset):
             appearance_change=appearance_change,
             noise=noise,
             visible=visible,
+            plain=plain,
         )
         self.seed = seed
         self.stream = stream
@@ -198,6 +203,7 @@ def sample_scene(
     appearance_change: bool = False,
     noise: float = 0.0,
     visible: float = 1.0,
+    plain: float = 0.0,
 ) -> Scene:
     """Draw a scene of :class:`SyntheticClips`.
 
@@ -217,6 +223,7 @@ def sample_scene(
         appearance_change: Whether brightness and contrast vary. Default: False.
         noise: Standard deviation of the noise, in units of 0..255. Default: 0.
         visible: Share of the sprites' pixels that are drawn. Default: 1.
+        plain: Chance that the background is plain grey. Default: 0.
 
     Returns:
         The scene.
@@ -248,6 +255,8 @@ def sample_scene(
     seed = int(rng.integers(2**63))
     if nonrigid:
         sprites, poses = _articulate(rng, sprites, poses, steps)
+    if rng.random() < plain:
+        background = np.full_like(background, 0.5)
     return Scene(
         background,
         np.stack(sprites),

@@ -3,13 +3,15 @@
 from mmsifa.study.cases import draw_cases, find_cases
 from mmsifa.study.costs import measure_costs
 from mmsifa.study.offsets import measure_offsets, offset_errors, watch
-from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS, Run, Study
+from mmsifa.study.plan import IMAGE, MODELS, TASKS, TRUNKS, VIDEO_TASKS, Run, Study
 from mmsifa.study.report import read_results, summarize, write_report
-from mmsifa.study.runs import is_finished, train_and_test, work_through
+from mmsifa.study.runs import is_finished, missing_runs, train_and_test, work_through
 
 __all__ = [
+    'IMAGE',
     'MODELS',
     'TASKS',
+    'TRUNKS',
     'VIDEO_TASKS',
     'Run',
     'Study',
@@ -18,6 +20,7 @@ __all__ = [
     'is_finished',
     'measure_costs',
     'measure_offsets',
+    'missing_runs',
     'offset_errors',
     'read_results',
     'summarize',

@@ -53,7 +53,7 @@ def find_cases(seen: Sequence[Seen], least: float = 4) -> list[Case]:
         For each clip the position of the median error, ordered by that.
     """
     cases = []
-    for scene, displacement, layers in seen:
+    for scene, displacement, layers, _ in seen:
         if displacement < least:
             continue
         layer = finest_layer(layers)

@@ -1,23 +1,21 @@
 """What the models of a study cost, measured side by side."""
 
 import json
-from pathlib import Path
 
-from mmengine.config import Config
 from rich.progress import Progress
 
 from mmsifa.analysis import Settings, make_report, total
 from mmsifa.atomic_write import write_atomically
-from mmsifa.study.plan import MODELS, digest
+from mmsifa.study.plan import IMAGE, Study
 
 
-def measure_costs(out: Path, settings: Settings, progress: Progress) -> dict:
-    """Count and time the models that a study's folder has results of, and write ``costs.json``.
+def measure_costs(study: Study, settings: Settings, progress: Progress) -> dict:
+    """Count and time the models that a study has results of, and write ``costs.json``.
 
     What is there, of the same models, is kept.
 
     Args:
-        out: The study's folder.
+        study: The study.
         settings: How they are measured.
         progress: Where the progress is shown.
 
@@ -27,12 +25,14 @@ def measure_costs(out: Path, settings: Settings, progress: Progress) -> dict:
         its ``forward`` pass and ``training step``.
     """
     configs, digests = {}, {}
-    for model in MODELS:
-        found = sorted(out.glob(f'runs/*-{model}-*/result.json'))
-        if found:
-            configs[model] = str(found[0].with_name('config.py'))
-            digests[model] = digest(Config.fromfile(configs[model]))
-    file = out / 'costs.json'
+    for run in study.runs:
+        folder = study.folder(run)
+        if run.task == IMAGE or run.model in configs or not (folder / 'result.json').is_file():
+            continue
+        study.write(run)  # a folder may hold its result alone
+        configs[run.model] = str(folder / 'config.py')
+        digests[run.model] = study.digest(run)
+    file = study.out / 'costs.json'
     if file.is_file():
         costs = json.loads(file.read_text())
         if {name: costs['models'][name]['digest'] for name in costs['models']} == digests:

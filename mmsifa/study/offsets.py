@@ -1,7 +1,9 @@
 """Learned offsets against the known motion of drawn clips."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +11,14 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from mmsifa.datasets import Scene, SyntheticClips
 from mmsifa.inspection import LayerAttention, capture_attention
+from mmsifa.models import SIFA
 
-MEASURES = ('attended', 'no_motion', 'nearest', 'nearest_undeformed', 'outside')
+MEASURES = ('attended', 'no_motion', 'best_linear', 'nearest', 'nearest_undeformed', 'outside')
 
 
 class Places(NamedTuple):
@@ -58,30 +63,52 @@ def compare_places(layer: LayerAttention, scene: Scene) -> Places:
             f'{layer.name}: take tubelets of one frame'
         )
     height, width = layer.offset.shape[-2:]
-    sides = np.array([height, width]).reshape(2, 1, 1)
-    pixels = size / sides
+    true, counted = true_places(scene, height, width)
+    pixels = size / np.array([height, width]).reshape(2, 1, 1)
     centres = np.indices((height, width)).astype(np.float32)
-    cells = [_cells(*scene.flow(t), height, width) for t in range(num_frames - 1)]
-    true = centres + np.stack([motion for motion, _ in cells]) / pixels
-    inside = ((true > -0.5) & (true < sides - 0.5)).all(axis=1)
     share = np.abs(layer.weights).sum(axis=1)[:, :, None]  # (T - 1, K*K, 1, H, W)
     total = share.sum(axis=1)
     moved = (share * (layer.positions() - centres)).sum(axis=1)
     attended = centres + np.divide(moved, total, out=np.zeros_like(moved), where=total > 0)
-    moving = np.stack([part for _, part in cells]) > 0.5
-    return Places(true, attended, inside & moving, pixels)
+    return Places(true, attended, counted, pixels)
 
 
-def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.floating]]:
+def true_places(
+    scene: Scene, height: int, width: int
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Tell where the cells of a map move, see :class:`Places`.
+
+    Args:
+        scene: The clip.
+        height: Height of the map in cells.
+        width: Its width.
+
+    Returns:
+        ``true`` and ``counted``.
+    """
+    sides = np.array([height, width]).reshape(2, 1, 1)
+    cells = [_cells(*scene.flow(t), height, width) for t in range(len(scene.poses) - 1)]
+    motion, moving = (np.stack(part) for part in zip(*cells, strict=True))
+    true = np.indices((height, width)) + motion / (len(scene.background) / sides)
+    inside = ((true > -0.5) & (true < sides - 0.5)).all(axis=1)
+    return true, inside & (moving > 0.5)
+
+
+def offset_errors(
+    layer: LayerAttention, scene: Scene, linear: NDArray[np.floating] | None = None
+) -> dict[str, NDArray[np.floating]]:
     """Measure how far from the true place a layer looks, see :class:`Places`.
 
     Args:
         layer: The layer, with a feature frame for each frame of the clip.
         scene: The clip.
+        linear: Another prediction of the motion, (T - 1, 2, H, W), y and x in feature pixels.
+            Default: None.
 
     Returns:
         Of each cell that counts, distances in pixels of the clip: ``attended``, of the place
-        that is attended to; ``no_motion``, of the cell's own; ``nearest``, of the nearest sample;
+        that is attended to; ``no_motion``, of the cell's own; ``best_linear``, of what ``linear``
+        says, if there is one; ``nearest``, of the nearest sample;
         ``nearest_undeformed``, of the nearest one without offsets; and ``outside``, the share of
         its samples that lie outside of the frame.
 
@@ -94,14 +121,17 @@ def offset_errors(layer: LayerAttention, scene: Scene) -> dict[str, NDArray[np.f
         distances = np.linalg.norm(places.pixels * (samples - places.true[:, None]), axis=2)
         return distances.min(axis=1)
 
-    measured = (
-        places.error(),
-        nearest(np.indices(places.counted.shape[1:])[None, None]),
-        nearest(layer.positions()),
-        nearest(layer.grid()[None]),
-        layer.outside().mean(axis=1),
+    centres = np.indices(places.counted.shape[1:])[None, None]
+    measured = dict(
+        attended=places.error(),
+        no_motion=nearest(centres),
+        nearest=nearest(layer.positions()),
+        nearest_undeformed=nearest(layer.grid()[None]),
+        outside=layer.outside().mean(axis=1),
     )
-    return {name: values[places.counted] for name, values in zip(MEASURES, measured, strict=True)}
+    if linear is not None:
+        measured['best_linear'] = nearest(centres + linear[:, None])
+    return {name: measured[name][places.counted] for name in MEASURES if name in measured}
 
 
 def _cells(
@@ -123,20 +153,83 @@ class Seen(NamedTuple):
         scene: The clip.
         displacement: Its displacement in pixels per frame.
         layers: The layers.
+        linear: By the layers' names, the motion that the convolutions of :func:`fit_motion` say,
+            (T - 1, 2, H, W), y and x in feature pixels.
     """
 
     scene: Scene
     displacement: float
     layers: list[LayerAttention]
+    linear: dict[str, NDArray[np.floating]]
 
 
 @torch.no_grad()
-def watch(model: BaseModel, clips: SyntheticClips, num_clips: int = 96) -> list[Seen]:
+def fit_motion(model: BaseModel, clips: SyntheticClips, batch_size: int = 32) -> dict[str, Tensor]:
+    r"""Find out how much of the motion could be read from what layers predict offsets from.
+
+    A layer's offsets are a 3 x 3 convolution of its motion saliency map. Of all such convolutions
+    this is the one that comes closest to the true motion, by least squares over the cells that
+    :class:`Places` counts, whatever the training made of it.
+
+    Args:
+        model: The recognizer.
+        clips: Drawn clips, with the recognizer's pipeline.
+        batch_size: How many are looked at at a time. Default: 32.
+
+    Returns:
+        By the names of the SIFA layers that predict offsets, the weight of the convolution,
+        (2, C, 3, 3), for y and x in feature pixels.
+    """
+    model.eval()
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    for start in range(0, len(clips), batch_size):
+        batch = range(start, min(start + batch_size, len(clips)))
+        with _offset_inputs(model) as inputs:
+            model.test_step(pseudo_collate([clips[idx] for idx in batch]))
+        for name, x in inputs.items():
+            truth = [true_places(clips.scene(idx), *x.shape[-2:]) for idx in batch]
+            counted = torch.from_numpy(np.concatenate([cells for _, cells in truth])).flatten()
+            moved = np.concatenate([true for true, _ in truth]) - np.indices(x.shape[-2:])
+            motion = torch.from_numpy(moved).movedim(1, -1).flatten(0, -2)[counted].double()
+            around = F.unfold(x.float().cpu(), kernel_size=3, padding=1).movedim(1, -1)
+            around = around.flatten(0, -2)[counted].double()
+            squares, products = sums.get(name, (0, 0))
+            sums[name] = (squares + around.T @ around, products + around.T @ motion)
+    return {
+        name: (torch.linalg.pinv(squares, hermitian=True) @ products).T.unflatten(1, (-1, 3, 3))
+        for name, (squares, products) in sums.items()
+    }
+
+
+@contextmanager
+def _offset_inputs(model: BaseModel) -> Iterator[dict[str, Tensor]]:
+    """What the offset predictors of a model's SIFA layers see in a forward pass, by layer."""
+    inputs: dict[str, Tensor] = {}
+
+    def keep(name: str, module: torch.nn.Module, args: tuple) -> None:
+        inputs[name] = args[0]
+
+    with ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            if isinstance(layer, SIFA) and layer.deformable:
+                handle = layer.conv_offset.register_forward_pre_hook(partial(keep, name))
+                hooks.callback(handle.remove)
+        yield inputs
+
+
+@torch.no_grad()
+def watch(
+    model: BaseModel,
+    clips: SyntheticClips,
+    fits: Mapping[str, Tensor] | None = None,
+    num_clips: int = 96,
+) -> list[Seen]:
     """Record what the SIFA layers of a recognizer do on drawn clips.
 
     Args:
         model: The recognizer.
         clips: Drawn clips, with the recognizer's pipeline.
+        fits: What :func:`fit_motion` returns. Default: None.
         num_clips: How many of them, the first ones. Default: 96.
 
     Returns:
@@ -148,9 +241,14 @@ def watch(model: BaseModel, clips: SyntheticClips, num_clips: int = 96) -> list[
     model.eval()
     seen = []
     for idx in range(min(num_clips, len(clips))):
-        with capture_attention(model) as layers:
+        with capture_attention(model) as layers, _offset_inputs(model) as inputs:
             model.test_step(pseudo_collate([clips[idx]]))
-        seen.append(Seen(clips.scene(idx), clips.get_data_info(idx)['displacement'], layers))
+        linear = {
+            name: F.conv2d(inputs[name].cpu().double(), weight, padding=1).numpy()
+            for name, weight in (fits or {}).items()
+        }
+        displacement = clips.get_data_info(idx)['displacement']
+        seen.append(Seen(clips.scene(idx), displacement, layers, linear))
     return seen
 
 
@@ -165,12 +263,14 @@ def measure_offsets(seen: Sequence[Seen]) -> list[dict]:
         ``cells``, and the means of what :func:`offset_errors` returns.
     """
     errors: dict[tuple, list] = defaultdict(list)
-    for scene, displacement, layers in seen:
+    for scene, displacement, layers, linear in seen:
         for layer in layers:
-            errors[layer.name, displacement].append(offset_errors(layer, scene))
+            errors[layer.name, displacement].append(
+                offset_errors(layer, scene, linear.get(layer.name))
+            )
     records = []
     for (layer_name, displacement), parts in sorted(errors.items()):
-        means = {m: np.concatenate([part[m] for part in parts]) for m in MEASURES}
+        means = {m: np.concatenate([part[m] for part in parts]) for m in MEASURES if m in parts[0]}
         cells = len(means['attended'])
         if cells:
             records.append(

@@ -24,10 +24,17 @@ MODELS = {
     'sifa_slow_offsets': 'SIFA, offsets learnt at a tenth',
     'sifa_softmax': 'SIFA, softmax',
     'sifa_taps': 'SIFA, tap embedding',
+    'sifa_layer2': 'SIFA, second stage only',
+    'sifa_layer3': 'SIFA, third stage only',
+    'sifa_from_scratch': 'SIFA, from scratch',
+    'swin_2d': 'Swin, nothing',
     'swin_conv': 'Swin, temporal convolution',
     'swin_sifa': 'Swin, SIFA',
     'swin_both': 'Swin, both',
 }
+# What the networks of all other tasks are trained on before, and the models of their trunks.
+IMAGE = 'image'
+TRUNKS = ('c2d', 'swin_2d')
 # Files of configs/study/tasks and what they ask for.
 TASKS = {'direction': 'name the motion', 'appearance': 'name the appearance'}
 VIDEO_TASKS = {
@@ -49,7 +56,7 @@ class Run:
     """A network that is trained and tested on a task.
 
     Args:
-        task: A key of ``TASKS`` or ``VIDEO_TASKS``.
+        task: A key of ``TASKS`` or ``VIDEO_TASKS``, or ``IMAGE``.
         model: A key of ``MODELS``.
         seed: Seed of the weights and of the training clips.
 
@@ -70,7 +77,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of a study: each model on each task, with each seed.
+    """The runs of a study: trunks on single frames, then each model on each task, with each seed.
+
+    A network starts from the weights that its trunk, ``trunk`` in its config, has after ``IMAGE``.
 
     Args:
         out: The study's folder.
@@ -83,7 +92,9 @@ class Study:
     Example:
         >>> study = Study(getfixture('tmp_path'), Path('configs/study'), quick=True)
         >>> len(study.runs), study.runs[0]
-        (8, Run(task='direction', model='c2d', seed=0))
+        (9, Run(task='image', model='c2d', seed=0))
+        >>> study.start(Run('direction', 'sifa', 2))
+        Run(task='image', model='c2d', seed=0)
         >>> study.config(study.runs[0]).model.backbone.between_frames.type
         'torch.nn.Identity'
     """
@@ -96,14 +107,29 @@ class Study:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """All runs; those of the first seed come first."""
+        """All runs; those on single frames come first, then those of the first seed."""
         tasks = [*TASKS, *(VIDEO_TASKS if self.videos else ())]
         seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, tuple(MODELS))
-        return [Run(task, model, seed) for seed in seeds for task in tasks for model in models]
+        runs = [Run(task, model, seed) for seed in seeds for task in tasks for model in models]
+        return [*dict.fromkeys(start for run in runs if (start := self.start(run))), *runs]
 
     def folder(self, run: Run) -> Path:
         """Return the folder of a run."""
         return self.out / 'runs' / run.name
+
+    def start(self, run: Run) -> Run | None:
+        """Return the run on single frames whose weights a run starts from, None for none."""
+        if run.task == IMAGE:
+            return None
+        if run.model not in self._trunks:
+            model = Config.fromfile(self.configs / 'models' / f'{run.model}.py')
+            self._trunks[run.model] = model.trunk
+        trunk = self._trunks[run.model]
+        return Run(IMAGE, trunk, SEEDS[0]) if trunk else None
+
+    def weights(self, run: Run) -> Path:
+        """Return the file of a run's weights."""
+        return self.folder(run) / 'epoch_1.pth'
 
     def config(self, run: Run) -> Config:
         """Put the config of a run together.
@@ -135,6 +161,15 @@ class Study:
         config.model.cls_head.num_classes = config.num_classes
         config.train_dataloader.batch_size = config.batch_size
         config.randomness = dict(seed=run.seed)
+        config.study = dict(folder=str(self.out.absolute()))
+        if start := self.start(run):
+            weights = str(self.weights(start).absolute())
+            config.study.start = self.digest(start)
+            other = config.model.backbone.get('init_cfg', [])
+            config.model.backbone.init_cfg = [
+                *([other] if isinstance(other, dict) else other),
+                dict(type='Pretrained', checkpoint=weights, prefix='backbone.'),
+            ]
         train = config.train_dataloader.dataset
         tests = [config[f'{split}_dataloader'].dataset for split in ('val', 'test')]
         clips = config.iterations * config.batch_size
@@ -143,9 +178,11 @@ class Study:
             for test in tests:
                 test.num_clips = config.test_clips
             return config
-        train.times = max(1, round(clips / len(self._videos['train']) / config.num_classes))
         config.videos = self._videos
-        for part, name in ((train, 'train'), *((test, 'val') for test in tests)):
+        repeated = [(train, 'train', clips)]
+        repeated += [(test.dataset, 'val', config.test_clips) for test in tests]
+        for part, name, count in repeated:
+            part.times = max(1, round(count / len(self._videos[name]) / config.num_classes))
             part.dataset.ann_file = str(self.folder(run).absolute() / LIST.format(name))
             part.dataset.data_prefix = dict(video=str(Path(self.videos or '').absolute()))
         return config
@@ -185,6 +222,10 @@ class Study:
         return {}
 
     @cached_property
+    def _trunks(self) -> dict[str, str | None]:
+        return {}
+
+    @cached_property
     def _videos(self) -> dict[str, list[str]]:
         """Names of the videos to train on and, a fifth, of those to test with."""
         if self.videos is None:
@@ -205,11 +246,12 @@ def digest(config: Config) -> str:
     """Return a number that is another one for another config.
 
     Args:
-        config: A config; the folder it works in does not count.
+        config: A config of :meth:`Study.config`; the study's folder does not count.
 
     Returns:
         16 hexadecimal digits.
     """
     entries = {key: value for key, value in config.to_dict().items() if key != 'work_dir'}
-    text = json.dumps(entries, sort_keys=True)
+    folder = json.dumps(config.study.folder)[1:-1]
+    text = json.dumps(entries, sort_keys=True).replace(folder, '')
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from mmsifa.analysis.pages import billions, table
 from mmsifa.atomic_write import write_atomically
 from mmsifa.study.figures import draw_accuracy, draw_costs, draw_learning, draw_offsets
 from mmsifa.study.offsets import MEASURES
-from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
+from mmsifa.study.plan import IMAGE, MODELS, TASKS, VIDEO_TASKS
 
 # What the configs call what is in test clips alone.
 DISTURBANCES = {
@@ -32,7 +32,7 @@ def read_results(out: Path) -> dict[tuple[str, str], list[dict]]:
     for file in sorted(out.glob('runs/*/result.json')):
         task, model, _ = file.parent.name.split('-')
         found[task, model].append(json.loads(file.read_text()))
-    order = [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in MODELS]
+    order = [(task, model) for task in (IMAGE, *TASKS, *VIDEO_TASKS) for model in MODELS]
     return {key: found[key] for key in order if key in found}
 
 
@@ -44,13 +44,19 @@ def summarize(results: dict[tuple[str, str], list[dict]], costs: dict | None = N
         costs: What :func:`~mmsifa.study.measure_costs` returns. Default: None.
 
     Returns:
-        For JSON: ``tasks``, in which each task has its ``chance`` and for each of its ``models``
-        ``seeds``, ``top1``, ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a curve for
-        each seed) over ``iterations`` and the ``seconds`` of a run; and ``costs``. Whatever else
-        differs between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min`` and ``max``.
+        For JSON: ``pretraining``, the ``top1``, ``iterations`` and ``seconds`` of each trunk on
+        single frames; ``tasks``, in which each task has its ``chance`` and for each of its
+        ``models`` ``seeds``, ``top1``, ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a
+        curve for each seed) over ``iterations`` and the ``seconds`` of a run; and ``costs``.
+        Whatever else differs between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min``
+        and ``max``.
     """
     tasks: dict[str, dict] = {}
+    pretraining = {}
     for (task, model), runs in results.items():
+        if task == IMAGE:
+            pretraining[model] = {key: runs[0][key] for key in ('top1', 'iterations', 'seconds')}
+            continue
         entry = tasks.setdefault(task, dict(chance=1 / runs[0]['num_classes'], models={}))
         entry['models'][model] = dict(
             seeds=[run['seed'] for run in runs],
@@ -68,7 +74,7 @@ def summarize(results: dict[tuple[str, str], list[dict]], costs: dict | None = N
             iterations=runs[0]['iterations'],
             seconds=_spread([run['seconds'] for run in runs]),
         )
-    return dict(tasks=tasks, costs=costs)
+    return dict(pretraining=pretraining, tasks=tasks, costs=costs)
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -87,7 +93,11 @@ def _offsets(runs: list[dict]) -> list[dict]:
             groups[record['layer'], record['displacement']].append(record)
     return [
         dict(layer=layer, displacement=displacement)
-        | {name: _spread([record[name] for record in records]) for name in MEASURES}
+        | {
+            name: _spread([record[name] for record in records])
+            for name in MEASURES
+            if name in records[0]
+        }
         for (layer, displacement), records in groups.items()
     ]
 
@@ -167,7 +177,10 @@ def tables(summary: dict) -> str:
         rows = [
             [
                 *(MODELS[model], record['layer'], f'{record["displacement"]:g}'),
-                *(f'{record[name]["mean"]:.2f}' for name in MEASURES[:-1]),
+                *(
+                    f'{record[name]["mean"]:.2f}' if name in record else '-'
+                    for name in MEASURES[:-1]
+                ),
                 f'{record["outside"]["mean"]:.0%}',
             ]
             for model, values in entry['models'].items()
@@ -176,8 +189,8 @@ def tables(summary: dict) -> str:
         if rows:
             head = [
                 *(f'{title}: pixels from the true place', 'layer', 'pixels per frame'),
-                *('attended place', 'no motion', 'nearest sample', 'nearest without offsets'),
-                'samples outside',
+                *('attended place', 'no motion', 'best linear'),
+                *('nearest sample', 'nearest without offsets', 'samples outside'),
             ]
             blocks.append(table(head, rows))
     return '\n'.join(blocks)
@@ -206,10 +219,16 @@ def _overview(summary: dict) -> str:
     chances = [
         f'{(TASKS | VIDEO_TASKS)[task]} {entry["chance"]:.1%}' for task, entry in tasks.items()
     ]
+    trunks = [
+        f'{MODELS[model]} {trunk["top1"]:.1%} after {trunk["iterations"]:,} iterations'
+        for model, trunk in summary['pretraining'].items()
+    ]
     return (
         f'{table(head, rows)}\n'
         'Held-out accuracy: mean over the seeds ± standard deviation. Chance: '
-        f'{", ".join(chances)}.\n'
+        f'{", ".join(chances)}.'
+        + (f' On single frames: {", ".join(trunks)}.' if trunks else '')
+        + '\n'
     )
 
 

@@ -12,6 +12,7 @@ import mmaction
 import mmengine
 import numpy as np
 import torch
+from mmaction.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner, ValLoop
 
@@ -19,11 +20,12 @@ from mmsifa.atomic_write import write_atomically
 from mmsifa.datasets import SyntheticClips
 from mmsifa.models import SIFA
 from mmsifa.study.cases import draw_cases, find_cases
-from mmsifa.study.offsets import measure_offsets, watch
+from mmsifa.study.offsets import fit_motion, measure_offsets, watch
 from mmsifa.study.plan import Run, Study, digest
 from mmsifa.version import __version__
 
 CURVE_POINTS = 48
+FIT_CLIPS, FIT_STREAM = 384, 2  # clips of neither the training nor the test
 POLL = 0.2  # seconds
 
 
@@ -76,7 +78,8 @@ def train_and_test(folder: Path) -> dict:
     clips = runner.val_dataloader.dataset
     attends = any(isinstance(module, SIFA) for module in runner.model.modules())
     if attends and isinstance(clips, SyntheticClips):
-        seen = watch(runner.model, clips)
+        others = dict(runner.cfg.val_dataloader.dataset, stream=FIT_STREAM, num_clips=FIT_CLIPS)
+        seen = watch(runner.model, clips, fit_motion(runner.model, DATASETS.build(others)))
         result['offsets'] = measure_offsets(seen)
         cases = find_cases(seen)
         if len(cases) > 1:
@@ -98,17 +101,38 @@ def is_finished(study: Study, run: Run) -> bool:
     return file.is_file() and json.loads(file.read_text())['digest'] == study.digest(run)
 
 
+def missing_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Tell what there is to do.
+
+    Args:
+        study: The study.
+        runs: The runs that shall have a result.
+
+    Returns:
+        Those that have none, of the config that they have now, after the runs whose weights they
+        start from and which are not there.
+    """
+    missing = [run for run in runs if not is_finished(study, run)]
+    starts = dict.fromkeys(start for run in missing if (start := study.start(run)))
+    needed = [
+        start
+        for start in starts
+        if not (is_finished(study, start) and study.weights(start).is_file())
+    ]
+    return [*dict.fromkeys([*needed, *missing])]
+
+
 def work_through(
     study: Study, runs: Sequence[Run], jobs: int = 1, device: str = 'cpu'
 ) -> Generator[tuple[Run, bool], None, None]:
-    """Run what is missing, several at a time.
+    """Run what is missing, several at a time, each after the run whose weights it starts from.
 
     All that a run prints goes into ``log.txt`` in its folder. Runs that are under way end
     with the iteration, as when the generator is closed.
 
     Args:
         study: The study.
-        runs: The runs.
+        runs: The runs; what one of them starts from is among them or has its weights.
         jobs: How many run at a time, with one CPU thread each. Default: 1.
         device: ``'cpu'`` or ``'cuda'``. Default: ``'cpu'``.
 
@@ -119,9 +143,11 @@ def work_through(
     running: dict[Run, subprocess.Popen] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                running[waiting[0]] = _start(study, waiting[0], device)
-                del waiting[0]
+            free = jobs - len(running)
+            busy = {*waiting, *running}
+            for run in [run for run in waiting if study.start(run) not in busy][:free]:
+                running[run] = _start(study, run, device)
+                waiting.remove(run)
             ended = [run for run, process in running.items() if process.poll() is not None]
             for run in ended:
                 yield run, running.pop(run).returncode == 0

@@ -1,7 +1,7 @@
 _base_ = '_base_/synthetic.py'
 
-noise = 100
-visible = 0.8
+noise = 150
+visible = 0.5
 
 clips = dict(task='appearance', noise=noise, visible=visible)
 train_dataloader = dict(dataset=clips)

@@ -1,5 +1,7 @@
 _base_ = 'recognizer.py'
 
+trunk = 'c2d'  # whose weights of single frames it starts from
+
 # 5 bottlenecks on frames of 64 x 64 pixels, two of which have a part between frames
 model = dict(
     backbone=dict(

@@ -16,8 +16,11 @@ val_dataloader = test_dataloader = dict(
     **loader,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='SeededDataset',
-        dataset=dict(**videos, ann_file='data/order/val_list_videos.txt', test_mode=True)))
+        type='SeededDataset',  # held-out clips are drawn anew by their number
+        dataset=dict(
+            type='RepeatDataset',
+            times=1,
+            dataset=dict(**videos, ann_file='data/order/val_list_videos.txt'))))
 del videos, loader
 
 val_evaluator = test_evaluator = dict(

@@ -1,0 +1,3 @@
+_base_ = '_base_/sifa_net.py'
+
+trunk = None

@@ -1,0 +1,3 @@
+_base_ = '_base_/swin.py'
+
+model = dict(backbone=dict(temporal_parts=(None, None)))
