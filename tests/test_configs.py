@@ -12,8 +12,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmsifa.study import IMAGE, TASKS, VIDEO_TASKS, Run, Study
 from mmsifa.study import MODELS as STUDY_MODELS
-from mmsifa.study import TASKS, VIDEO_TASKS, Run, Study
 
 ROOT = Path(__file__).parent.parent
 LEAVES = sorted((ROOT / 'configs').glob('*.py'))
@@ -192,10 +192,10 @@ def test_a_studied_model_takes_a_step(model, tmp_path):
 
 def test_the_study_has_all_its_configs():
     assert {path.stem for path in STUDIED} == {*STUDY_MODELS}
-    assert {path.stem for path in (STUDY / 'tasks').glob('*.py')} == {*TASKS, *VIDEO_TASKS}
+    assert {path.stem for path in (STUDY / 'tasks').glob('*.py')} == {IMAGE, *TASKS, *VIDEO_TASKS}
 
 
-@pytest.mark.parametrize('task', [*TASKS, *VIDEO_TASKS])
+@pytest.mark.parametrize('task', [IMAGE, *TASKS, *VIDEO_TASKS])
 def test_a_config_can_inherit_a_models_and_a_tasks_parts(task, tmp_path):
     parts = [str(STUDY / f'{name}.py') for name in ('models/sifa', f'tasks/{task}')]
     (tmp_path / 'mine.py').write_text(f'_base_ = {parts}\n')
@@ -203,7 +203,9 @@ def test_a_config_can_inherit_a_models_and_a_tasks_parts(task, tmp_path):
     assert cfg.model.backbone.type == 'SIFANet'
     for split in SPLITS:
         dataset = cfg[f'{split}_dataloader'].dataset
-        assert dataset.get('dataset', dataset).pipeline == cfg[f'{split}_pipeline']
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        assert dataset.pipeline == cfg[f'{split}_pipeline']
 
 
 def test_schedule_is_the_released_one(shrink, tmp_path):

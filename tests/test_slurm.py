@@ -121,6 +121,16 @@ def test_tasks_of_srun_share_a_study(cluster, run, tmp_path):
     arguments = ['--out', tmp_path, '--quick', '--only', *(f'direction-{m}-0' for m in models)]
     options = ['--cfg-options', 'iterations=10', 'batch_size=4', 'test_clips=48']
     study = ['python', 'tools/study.py', *arguments, '--jobs', '1', *options]
+    run(
+        'srun',
+        '-p',
+        'ci',
+        *study[:5],
+        '--only',
+        'image-*',
+        *options,
+        env=environment(**cluster.env),
+    )
     done = run('srun', '-p', 'ci', '-n', '2', '--label', *study, env=environment(**cluster.env))
     for rank, model in enumerate(models):
         folder = tmp_path / 'runs' / f'direction-{model}-0'

@@ -13,19 +13,27 @@ import numpy as np
 import pytest
 import torch
 from mmaction.registry import DATASETS, METRICS, MODELS
+from mmengine.model import BaseModel
 
 from mmsifa.datasets import sample_scene
 from mmsifa.inspection import LayerAttention
+from mmsifa.models import SIFA
 from mmsifa.study import (
     VIDEO_TASKS,
     Run,
     Study,
     draw_cases,
     find_cases,
+    fit_motion,
     is_finished,
+    measure_offsets,
+    missing_runs,
     offset_errors,
     train_and_test,
+    true_places,
     watch,
+    work_through,
+    write_report,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +46,7 @@ OPTIONS = {
 }
 ON_VIDEOS = dict(iterations=10, batch_size=4)
 NAMES = ['direction-c2d-0', 'direction-sifa-0']
+START = 'image-c2d-0'
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +75,13 @@ def studied(tmp_path_factory, tool, command):
     return out
 
 
+@pytest.fixture
+def own_configs(tmp_path):
+    """A copy of the study's configs."""
+    shutil.copytree(CONFIGS.parent / '_base_', tmp_path / 'configs/_base_')
+    return shutil.copytree(CONFIGS, tmp_path / 'configs/study')
+
+
 def result(folder):
     return json.loads((folder / 'result.json').read_text())
 
@@ -80,6 +96,7 @@ def times(out):
 def test_a_study_runs_through(studied):
     summary = json.loads((studied / 'results.json').read_text())
     assert list(summary['tasks']) == ['direction']
+    assert summary['pretraining']['c2d'].items() >= dict(iterations=10).items()
     assert summary['tasks']['direction']['chance'] == 1 / 8
     assert list(summary['tasks']['direction']['models']) == ['c2d', 'sifa']
     costs = summary['costs']['models']
@@ -87,6 +104,7 @@ def test_a_study_runs_through(studied):
     assert costs['sifa']['training step'] > 0
     table = (studied / 'table.md').read_text()
     assert f'{costs["sifa"]["parameters"]:,}' in table
+    assert 'On single frames: C2D ' in table
     assert table.count('| SIFA |') == 3 + 12  # accuracy, 2 layers at 6 displacements
     pictures = {path.name for path in studied.glob('*.png')}
     assert pictures == {
@@ -106,6 +124,7 @@ def test_a_result_says_what_was_measured(studied):
         assert measured['versions']['torch'] == torch.__version__
     for record in measured['offsets']:
         assert record['no_motion'] == pytest.approx(record['displacement'], rel=1e-4, abs=1e-6)
+        assert record['best_linear'] > 0
     assert not result(studied / 'runs' / NAMES[0])['offsets']
     pictures = [path.parent.name for path in studied.glob('runs/*/cases.png')]
     assert pictures == NAMES[1:]
@@ -119,7 +138,7 @@ def test_finished_runs_are_kept(studied, tool, command):
 
 
 def test_the_report_needs_json_files_alone(studied, tool, tmp_path):
-    for name in NAMES:
+    for name in (*NAMES, START):
         (tmp_path / 'runs' / name).mkdir(parents=True)
         shutil.copy(studied / 'runs' / name / 'result.json', tmp_path / 'runs' / name)
     shutil.copy(studied / 'costs.json', tmp_path)
@@ -143,6 +162,57 @@ def test_a_run_is_that_of_its_config_and_seed_again(studied, tmp_path):
     assert again['digest'] == result(first)['digest']
 
 
+def test_networks_start_from_the_weights_of_single_frames(studied):
+    study = Study(studied, CONFIGS, quick=True, options=OPTIONS)
+    start, run = (Run(task, model, 0) for task, model in (('image', 'c2d'), ('direction', 'sifa')))
+    expected = torch.load(study.weights(start), weights_only=False)['state_dict']
+    network = MODELS.build(study.config(run).model)
+    network.init_weights()
+    weights = network.backbone.state_dict()
+    trunk = {name.removeprefix('backbone.') for name in expected if 'cls_head' not in name}
+    assert {*weights} - trunk == {f'layer{i}.1.sifa.conv_offset.weight' for i in (2, 3)}
+    for name in trunk:
+        assert torch.equal(weights[name], expected[f'backbone.{name}'])
+    assert not torch.equal(network.cls_head.fc_cls.weight, expected['cls_head.fc_cls.weight'])
+
+
+def test_what_others_start_from_is_run_again_only_if_it_is_needed(studied, tmp_path):
+    for name in (*NAMES, START):
+        (tmp_path / 'runs' / name).mkdir(parents=True)
+        shutil.copy(studied / 'runs' / name / 'result.json', tmp_path / 'runs' / name)
+    study = Study(tmp_path, CONFIGS, quick=True, options=OPTIONS)
+    start, c2d, sifa = (Run(*name.split('-')[:2], 0) for name in (START, *NAMES))
+    assert missing_runs(study, [start, c2d, sifa]) == []
+    (study.folder(sifa) / 'result.json').unlink()
+    assert missing_runs(study, [start, c2d, sifa]) == [start, sifa]  # its weights are not there
+    study.weights(start).touch()
+    assert missing_runs(study, [c2d, sifa]) == [sifa]
+    (study.folder(start) / 'result.json').unlink()  # it ended while it wrote
+    assert missing_runs(study, [sifa]) == [start, sifa]
+
+
+def test_single_frames_alone_give_no_report_yet(studied, tool, command, tmp_path):
+    shutil.copytree(studied / 'runs' / START, tmp_path / 'runs' / START)
+    before = times(tmp_path)
+    tool.main(command(tmp_path, only=[START]))
+    assert times(tmp_path) == before
+    assert not (tmp_path / 'results.json').exists()
+    with pytest.raises(ValueError, match='there is no result to report in'):
+        write_report(tmp_path)
+
+
+def test_other_weights_to_start_from_are_another_config(own_configs, tmp_path):
+    runs = [Run('direction', model, 0) for model in ('sifa', 'sifa_from_scratch')]
+    before = [Study(tmp_path, own_configs).digest(run) for run in runs]
+    moved = [Study(tmp_path / 'moved', own_configs).digest(run) for run in runs]
+    assert moved == before
+    image = own_configs / 'tasks/image.py'
+    image.write_text(image.read_text().replace('plain=0.5', 'plain=0.4'))
+    after = [Study(tmp_path, own_configs).digest(run) for run in runs]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
 def test_a_changed_config_runs_again(studied, tool, tmp_path):
     run = Run('direction', 'c2d', 0)
     assert is_finished(Study(studied, CONFIGS, quick=True, options=OPTIONS), run)
@@ -150,29 +220,35 @@ def test_a_changed_config_runs_again(studied, tool, tmp_path):
     assert not is_finished(changed, run)
     moved = Study(tmp_path, CONFIGS, quick=True, options=OPTIONS | {'iterations': 11})
     shutil.copytree(studied / 'runs', tmp_path / 'runs')
-    ended = list(tool.work_through(moved, [run]))
-    assert ended == [(run, True)]
+    missing = missing_runs(moved, [run])
+    ended = list(work_through(moved, missing, jobs=2))  # one after the other for all that
+    assert ended == [(Run('image', 'c2d', 0), True), (run, True)]
     assert is_finished(moved, run)
     assert result(moved.folder(run))['iterations'] == 11
 
 
-def test_a_failed_run_is_named_and_the_others_go_on(tool, command, tmp_path, capsys, monkeypatch):
+def test_a_failed_run_is_named_and_the_others_go_on(
+    tool, command, own_configs, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(tool, 'measure_costs', lambda *_: {'models': {}, 'failed': []})
-    with pytest.raises(SystemExit, match='direction-c2d-0: ValueError: between_frames') as error:
-        tool.main(command(tmp_path, options=['model.backbone.softmax=True']))
-    assert str(tmp_path / 'runs/direction-c2d-0/log.txt') in str(error.value)
-    assert 'direction-sifa-0' not in str(error.value)
-    assert result(tmp_path / 'runs/direction-sifa-0')['iterations'] == 10
-    assert not (tmp_path / 'runs/direction-c2d-0/result.json').exists()
+    broken = own_configs / 'models/temporal_conv.py'
+    broken.write_text(broken.read_text() + "model['backbone']['softmax'] = True\n")
+    bad, good = 'direction-temporal_conv-0', 'direction-c2d-0'
+    with pytest.raises(SystemExit, match=f'{bad}: ValueError: between_frames') as error:
+        tool.main([*command(tmp_path, only=[bad, good]), '--configs', str(own_configs)])
+    assert str(tmp_path / f'runs/{bad}/log.txt') in str(error.value)
+    assert good not in str(error.value)
+    assert result(tmp_path / 'runs' / good)['iterations'] == 10
+    assert not (tmp_path / f'runs/{bad}/result.json').exists()
     assert 'mmengine' not in ''.join(capsys.readouterr())  # that is in the logs
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')
 def test_a_stopped_study_leaves_no_process_and_no_result(command, tmp_path):
     options = ['iterations=1000']
-    arguments = [sys.executable, TOOL, *command(tmp_path, only=NAMES[:1], options=options)]
+    arguments = [sys.executable, TOOL, *command(tmp_path, only=[START], options=options)]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    folder = tmp_path / 'runs' / NAMES[0]
+    folder = tmp_path / 'runs' / START
     while not list(folder.glob('2*')) and process.poll() is None:  # MMEngine has started
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
@@ -192,10 +268,11 @@ def test_a_stopped_study_leaves_no_process_and_no_result(command, tmp_path):
 
 def test_each_model_meets_each_task_with_each_seed(tmp_path):
     names = [run.name for run in Study(tmp_path, CONFIGS).runs]
-    assert len({*names}) == len(names) == 12 * 2 * 3
-    assert [int(name[-1]) for name in names] == [0] * 24 + [1] * 24 + [2] * 24
-    assert len(Study(tmp_path, CONFIGS, videos=tmp_path).runs) == 12 * 5 * 3
-    assert len(Study(tmp_path, CONFIGS, quick=True).runs) == 4 * 2
+    assert len({*names}) == len(names) == 2 + 16 * 2 * 3
+    assert names[:2] == ['image-c2d-0', 'image-swin_2d-0']
+    assert [int(name[-1]) for name in names[2:]] == [0] * 32 + [1] * 32 + [2] * 32
+    assert len(Study(tmp_path, CONFIGS, videos=tmp_path).runs) == 2 + 16 * 5 * 3
+    assert len(Study(tmp_path, CONFIGS, quick=True).runs) == 1 + 4 * 2
 
 
 def test_runs_differ_in_nothing_but_what_is_compared(tmp_path):
@@ -204,7 +281,7 @@ def test_runs_differ_in_nothing_but_what_is_compared(tmp_path):
     assert other.randomness.seed == other.train_dataloader.dataset.seed == 1
     assert other.val_dataloader == config.val_dataloader  # the same clips test all
     assert config.val_dataloader.dataset.stream == 1
-    assert config.train_dataloader.dataset.num_clips == 1000 * 32
+    assert config.train_dataloader.dataset.num_clips == 500 * 32
     tsm = study.config(Run('direction', 'tsm', 0))
     differs = {key for key in config if config[key] != tsm[key]}
     assert differs == {'model'}
@@ -212,7 +289,7 @@ def test_runs_differ_in_nothing_but_what_is_compared(tmp_path):
     assert tsm.model == config.model
 
 
-def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch):
+def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch, capsys):
     taken = []
 
     def take(study, runs, jobs, device):
@@ -221,11 +298,18 @@ def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tool, 'work_through', take)
     monkeypatch.setenv('SLURM_NTASKS', '3')
+    with pytest.raises(SystemExit):
+        tool.main(['--out', str(tmp_path), '--quick'])
+    assert "run those before, by srun ... --only 'image-*'" in capsys.readouterr().err
+    study = Study(tmp_path, CONFIGS, quick=True)
+    start, *runs = study.runs
+    study.folder(start).mkdir(parents=True)
+    (study.folder(start) / 'result.json').write_text(json.dumps(dict(digest=study.digest(start))))
+    study.weights(start).touch()
     for rank in range(3):
         monkeypatch.setenv('SLURM_PROCID', str(rank))
         tool.main(['--out', str(tmp_path), '--quick'])
     assert sorted(map(len, taken)) == [2, 3, 3]
-    runs = Study(tmp_path, CONFIGS, quick=True).runs
     assert {name for share in taken for name in share} == {run.name for run in runs}
 
 
@@ -263,7 +347,7 @@ def test_no_videos_are_an_error_in_words(tmp_path):
 @pytest.mark.parametrize('task', VIDEO_TASKS)
 def test_order_tasks_take_any_folder_of_videos(task, motion_data, tmp_path):
     study = Study(tmp_path, CONFIGS, videos=motion_data, options=ON_VIDEOS)
-    run = Run(task, 'c2d', 0)
+    run = Run(task, 'sifa_from_scratch', 0)
     study.write(run)
     labels = 8 if task == 'panning_crop' else 2
     listed = {}
@@ -289,6 +373,17 @@ def test_other_videos_are_another_config(motion_data, tmp_path):
     for folder in (motion_data, motion_data / 'videos_train'):
         digests.add(Study(tmp_path, CONFIGS, videos=folder).digest(run))
     assert len(digests) == 2
+
+
+def test_held_out_clips_of_videos_are_drawn_anew(motion_data, tmp_path):
+    study = Study(tmp_path, CONFIGS, videos=motion_data, options=ON_VIDEOS | dict(test_clips=40))
+    run = Run('play_order', 'c2d', 0)
+    study.write(run)
+    clips, again = (DATASETS.build(study.config(run).val_dataloader.dataset) for _ in range(2))
+    assert len(clips) == 40  # 5 videos, 2 labels, 4 times
+    drawn = [clips[idx]['inputs'] for idx in (0, 10, 20)]
+    assert not any(torch.equal(drawn[0], other) for other in drawn[1:])
+    assert torch.equal(again[20]['inputs'], drawn[2])
 
 
 # Measures
@@ -352,6 +447,38 @@ def test_the_attended_place_is_weighted_by_the_size_of_the_weights(scene):
     weights[4], weights[5] = 1, -3  # the centre, and its neighbour at the right
     errors = offset_errors(layer(weights=weights), scene)
     np.testing.assert_allclose(errors['attended'], 8 - 0.75 * 4, atol=1e-5)
+
+
+class TellsTheMotion(BaseModel):
+    """Its only layer predicts offsets from a map that is the true motion, of x and y first."""
+
+    def __init__(self, clips):
+        super().__init__()
+        self.clips = clips
+        self.sifa = SIFA(channels=2, motion_rescaling=False)
+
+    def forward(self, inputs, data_samples, mode):
+        pass
+
+    def test_step(self, data):
+        scenes = [self.clips.scene(sample.sample_idx) for sample in data['data_samples']]
+        features = np.zeros((len(scenes), 4, 2, 16, 16), np.float32)
+        for feature, scene in zip(features, scenes, strict=True):
+            true, _ = true_places(scene, 16, 16)
+            feature[1:] = (true - np.indices((16, 16)))[:, ::-1]
+        return self.sifa(torch.from_numpy(features))
+
+
+def test_the_best_linear_prediction_is_the_motion_where_that_can_be_read(tmp_path):
+    config = Study(tmp_path, CONFIGS).config(Run('direction', 'sifa', 0))
+    clips = DATASETS.build(dict(config.val_dataloader.dataset, num_clips=50))
+    model = TellsTheMotion(clips)
+    fits = fit_motion(model, clips, batch_size=20)
+    expected = torch.zeros(2, 2, 3, 3, dtype=torch.float64)
+    expected[0, 1, 1, 1] = expected[1, 0, 1, 1] = 1
+    torch.testing.assert_close(fits, {'sifa': expected}, atol=1e-4, rtol=0)
+    for record in measure_offsets(watch(model, clips, fits, num_clips=6)):
+        assert record['best_linear'] < 1e-3
 
 
 def test_cells_that_leave_the_frame_do_not_count(scene):

@@ -89,12 +89,23 @@ def test_samples_are_the_same_in_every_process():
         (dict(displacements=()), r'one or more values from 0 to below .* got \(\)'),
         (dict(displacements=(1, 32)), r'from 0 to below size / 2 = 32 pixels .* got \(1, 32\)'),
         (dict(noise=-1), 'noise must be 0 or more, in units of 0..255, got -1'),
+        (dict(plain=2), 'plain must be a share from 0 to 1, got 2'),
         (dict(visible=0), 'visible must be a share above 0 and at most 1, got 0'),
     ],
 )
 def test_what_cannot_be_drawn_is_an_error_in_words(options, message):
     with pytest.raises(ValueError, match=message):
         SyntheticClips(**(dict(task='direction', num_clips=8) | options))
+
+
+def test_a_share_of_the_backgrounds_is_plain():
+    clips, drawn = (SyntheticClips('appearance', 200, plain=plain) for plain in (0.25, 0.0))
+    pairs = [(clips.scene(idx), drawn.scene(idx)) for idx in range(200)]
+    plain = [(scene.background == 0.5).all() for scene, _ in pairs]
+    assert sum(plain) == pytest.approx(50, abs=20)
+    for is_plain, (scene, other) in zip(plain, pairs, strict=True):
+        assert is_plain or (scene.background == other.background).all()
+        np.testing.assert_array_equal(scene.poses, other.poses)
 
 
 # Directions

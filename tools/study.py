@@ -140,7 +140,8 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.devi
                     progress.console.print(failed[-1], markup=False, soft_wrap=True)
     if size > 1 and not all(is_finished(study, run) for run in runs):
         return failed
-    if any(study.out.glob('runs/*/result.json')):
+    results = {file.parent.name.split('-')[0] for file in study.out.glob('runs/*/result.json')}
+    if results - {IMAGE}:
         settings = Settings(device=str(device), batch_size=8, rounds=1 if study.quick else 3)
         with progress_bar() as progress:
             costs = measure_costs(study, settings, progress)

@@ -2,7 +2,7 @@
 
 from mmsifa.study.cases import draw_cases, find_cases
 from mmsifa.study.costs import measure_costs
-from mmsifa.study.offsets import measure_offsets, offset_errors, watch
+from mmsifa.study.offsets import fit_motion, measure_offsets, offset_errors, true_places, watch
 from mmsifa.study.plan import IMAGE, MODELS, TASKS, TRUNKS, VIDEO_TASKS, Run, Study
 from mmsifa.study.report import read_results, summarize, write_report
 from mmsifa.study.runs import is_finished, missing_runs, train_and_test, work_through
@@ -17,6 +17,7 @@ __all__ = [
     'Study',
     'draw_cases',
     'find_cases',
+    'fit_motion',
     'is_finished',
     'measure_costs',
     'measure_offsets',
@@ -25,6 +26,7 @@ __all__ = [
     'read_results',
     'summarize',
     'train_and_test',
+    'true_places',
     'watch',
     'work_through',
     'write_report',

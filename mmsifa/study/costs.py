@@ -6,7 +6,7 @@ from rich.progress import Progress
 
 from mmsifa.analysis import Settings, make_report, total
 from mmsifa.atomic_write import write_atomically
-from mmsifa.study.plan import IMAGE, Study
+from mmsifa.study.plan import IMAGE, Run, Study
 
 
 def measure_costs(study: Study, settings: Settings, progress: Progress) -> dict:
@@ -24,19 +24,19 @@ def measure_costs(study: Study, settings: Settings, progress: Progress) -> dict:
         digest of its config, its ``parameters``, ``multiply_adds``, and the clips per second of
         its ``forward`` pass and ``training step``.
     """
-    configs, digests = {}, {}
+    chosen: dict[str, Run] = {}
     for run in study.runs:
-        folder = study.folder(run)
-        if run.task == IMAGE or run.model in configs or not (folder / 'result.json').is_file():
-            continue
-        study.write(run)  # a folder may hold its result alone
-        configs[run.model] = str(folder / 'config.py')
-        digests[run.model] = study.digest(run)
+        if run.task != IMAGE and (study.folder(run) / 'result.json').is_file():
+            chosen.setdefault(run.model, run)
+    digests = {model: study.digest(run) for model, run in chosen.items()}
     file = study.out / 'costs.json'
     if file.is_file():
         costs = json.loads(file.read_text())
         if {name: costs['models'][name]['digest'] for name in costs['models']} == digests:
             return costs
+    for run in chosen.values():
+        study.write(run)  # a folder may hold its result alone
+    configs = {model: str(study.folder(run) / 'config.py') for model, run in chosen.items()}
     report = make_report(configs, settings, progress)
     costs = dict(
         environment=report['environment'],

@@ -114,10 +114,10 @@ def write_report(out: Path, costs: dict | None = None) -> dict:
         What ``results.json`` holds, see :func:`summarize`.
 
     Raises:
-        ValueError: If there is no result.
+        ValueError: If there is no result but of single frames.
     """
     results = read_results(out)
-    if not results:
+    if all(task == IMAGE for task, _ in results):
         raise ValueError(f'there is no result to report in {out / "runs"}')
     if costs is None and (out / 'costs.json').is_file():
         costs = json.loads((out / 'costs.json').read_text())

@@ -3,7 +3,7 @@ _base_ = '_base_/videos.py'
 num_classes = 2  # forwards, backwards
 interval = 2  # of the sampled frames
 
-train_pipeline = [
+train_pipeline = val_pipeline = test_pipeline = [
     dict(type='DecordInit'),
     dict(type='SampleFrames', clip_len=_base_.num_frames, frame_interval=interval),
     dict(type='DecordDecode'),
@@ -13,12 +13,6 @@ train_pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs')
 ]
-val_pipeline = test_pipeline = [
-    train_pipeline[0],
-    dict(type='SampleFrames', clip_len=_base_.num_frames, frame_interval=interval, test_mode=True),
-    *train_pipeline[2:4],
-    dict(type='CenterCrop', crop_size=64),
-    *train_pipeline[5:]
-]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
-val_dataloader = test_dataloader = dict(dataset=dict(dataset=dict(pipeline=val_pipeline)))
+val_dataloader = test_dataloader = dict(
+    dataset=dict(dataset=dict(dataset=dict(pipeline=val_pipeline))))

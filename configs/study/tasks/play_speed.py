@@ -3,11 +3,10 @@ _base_ = 'play_order.py'
 num_classes = 2
 intervals = (1, 2)  # of the sampled frames, for each label
 
-train_pipeline = _base_.train_pipeline
-val_pipeline = test_pipeline = _base_.val_pipeline
+train_pipeline = val_pipeline = test_pipeline = _base_.train_pipeline
 train_pipeline[1] = dict(type='PlaySpeed', clip_len=_base_.num_frames, intervals=intervals)
-val_pipeline[1] = dict(train_pipeline[1], test_mode=True)
-del train_pipeline[5], val_pipeline[5]
+del train_pipeline[5]
 
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
-val_dataloader = test_dataloader = dict(dataset=dict(dataset=dict(pipeline=val_pipeline)))
+val_dataloader = test_dataloader = dict(
+    dataset=dict(dataset=dict(dataset=dict(pipeline=val_pipeline))))
