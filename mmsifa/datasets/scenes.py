@@ -26,7 +26,8 @@ class Scene:
     Args:
         background: RGB in 0..1, float32, shape (size, size, 3).
         sprites: RGB in 0..1 and signed distance to the outline in outer radii (positive inside),
-            float32, shape (N, 64, 64, 4); the last sprite is in front. See :func:`draw_sprite`.
+            float32, shape (N, 64, 64, 4), or (T, N, 64, 64, 4) if they look different in each
+            frame; the last sprite is in front. See :func:`draw_sprite`.
         poses: Centre x, y and outer radius in pixels and angle in radians of each sprite in each
             frame, shape (T, N, 4).
         camera: Displacement (x, y) of the background in pixels in each frame, shape (T, 2).
@@ -71,7 +72,7 @@ class Scene:
             shown = None
             if self.visible < 1:
                 shown = rng.random((*frame.shape[:2], 1), np.float32) < self.visible
-            for sprite, pose in zip(self.sprites, self.poses[t], strict=True):
+            for sprite, pose in zip(self._sprites(t), self.poses[t], strict=True):
                 _draw(canvas, sprite, pose, shown)
             if self.light is not None:
                 factor, summand = self.light[t]
@@ -108,7 +109,8 @@ class Scene:
         if self.camera is not None:
             flow[:] = self.camera[t + 1] - self.camera[t]
         moving = np.zeros((size, size), bool)
-        for sprite, now, then in zip(self.sprites, self.poses[t], self.poses[t + 1], strict=True):
+        poses = zip(self._sprites(t), self.poses[t], self.poses[t + 1], strict=True)
+        for sprite, now, then in poses:
             drawn, corner = _place(sprite, now, size)
             inside = drawn[..., 3] > 0
             steps = np.arange(len(inside)) + 0.5
@@ -121,6 +123,10 @@ class Scene:
                 flow[box] = np.where(inside[part][..., None], motion[part], flow[box])
                 moving[box] |= inside[part]
         return flow, moving
+
+    def _sprites(self, t: int) -> np.ndarray:
+        """The sprites in a frame."""
+        return self.sprites[t] if self.sprites.ndim == 5 else self.sprites
 
     def _backdrops(self) -> Iterator[np.ndarray]:
         """The background of each frame."""

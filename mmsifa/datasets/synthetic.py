@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset
 
 from mmsifa.datasets.scenes import Scene, draw_sprite, draw_texture, texture_grid
 
-TASKS = ('direction', 'appearance')
+TASKS = ('direction', 'appearance', 'parts')
 NUM_CLASSES = 8
 # 4 x 4 cells, row by row from the highest bit: as many light as dark ones, any two glyphs differ in
 # half of the cells, and each has 6 edges between cells along either axis.
@@ -41,12 +41,17 @@ class SyntheticClips(BaseDataset):
     half of them are, so the mean colour tells nothing. With enough ``noise`` and few ``visible``
     pixels, a single frame does not show it.
 
+    ``task='parts'``: one of 8 patterns of 2 x 2 light and dark cells moves, as in ``'appearance'``,
+    but of every 4 frames each shows another cell, in random order, and the others as grey. Either a
+    pattern or its inverse is drawn, with equal chance, so a single frame has the same distribution
+    in every class: only cells of several frames together tell it.
+
     The items are dicts for MMAction2's ``FormatShape`` with ``input_format='NCTHW'`` and
     ``PackActionInputs``: ``imgs`` (list of uint8 RGB frames of shape (size, size, 3)), ``label``,
     ``modality``, ``num_clips``, ``clip_len``, ``img_shape``, ``displacement``, ``sample_idx``.
 
     Args:
-        task: ``'direction'`` or ``'appearance'``.
+        task: ``'direction'``, ``'appearance'`` or ``'parts'``.
         num_clips: Number of samples.
         num_frames: Frames in a clip. Default: 8.
         size: Height and width of the frames in pixels. Default: 64.
@@ -100,7 +105,7 @@ class SyntheticClips(BaseDataset):
         test_mode: bool = False,
     ) -> None:
         if task not in TASKS:
-            raise ValueError(f"task must be 'direction' or 'appearance', got {task!r}")
+            raise ValueError(f'task must be one of {TASKS}, got {task!r}')
         for name, value, least in (
             ('num_clips', num_clips, 1),
             ('num_frames', num_frames, 1),
@@ -208,12 +213,12 @@ def sample_scene(
     """Draw a scene of :class:`SyntheticClips`.
 
     The same state of the generator gives the same scene but for what the label and the
-    displacement say: in ``'direction'`` the same middle of the clip, in ``'appearance'`` the same
+    displacement say: in ``'direction'`` the same middle of the clip, in the other tasks the same
     motion and colours.
 
     Args:
         rng: Source of randomness.
-        task: ``'direction'`` or ``'appearance'``.
+        task: ``'direction'``, ``'appearance'`` or ``'parts'``.
         label: The class, from 0 to 7.
         displacement: Displacement in pixels per frame.
         num_frames: As in :class:`SyntheticClips`, as all that follow. Default: 8.
@@ -242,7 +247,11 @@ def sample_scene(
         radius = size * rng.uniform(SMALLEST, LARGEST, len(sprites))
         angle = rng.uniform(0, 2 * np.pi, len(sprites))
     else:
-        sprites = [_glyph(rng, GLYPHS[label])]
+        if task == 'appearance':
+            looks = _glyph(rng, GLYPHS[label])[None]
+        else:
+            looks = rng.permutation(_parts(rng, label))  # in turn
+        sprites = [looks[0]]
         radius = np.array([size * GLYPH_WIDTH / np.sqrt(2)])
         angle = np.zeros(1)
     middle = size * rng.random((len(sprites), 2))
@@ -255,11 +264,15 @@ def sample_scene(
     seed = int(rng.integers(2**63))
     if nonrigid:
         sprites, poses = _articulate(rng, sprites, poses, steps)
+    drawn = np.stack(sprites)
+    if task == 'parts':
+        drawn = np.repeat(drawn[None], num_frames, axis=0)
+        drawn[:, 0] = looks[np.arange(num_frames) % len(looks)]
     if rng.random() < plain:
         background = np.full_like(background, 0.5)
     return Scene(
         background,
-        np.stack(sprites),
+        drawn,
         poses,
         camera=np.multiply.outer(steps, pan_speed * _along(pan)) if camera else None,
         light=light if appearance_change else None,
@@ -280,7 +293,26 @@ def _glyph(rng: np.random.Generator, cells: int) -> np.ndarray:
     x, y = (np.sqrt(2) * axis for axis in texture_grid())  # the pattern spans -1..1
     column, row = (np.clip((axis + 1) * 2, 0, 3).astype(int) for axis in (x, y))
     lighter = rng.choice((-1, 1)) * (2 * bits[row, column, None] - 1)
-    colour = rng.uniform(0.35, 0.65, 3) + GLYPH_CONTRAST / 2 * lighter
+    return _square(rng.uniform(0.35, 0.65, 3) + GLYPH_CONTRAST / 2 * lighter)
+
+
+def _parts(rng: np.random.Generator, label: int) -> np.ndarray:
+    """A sprite for each cell of a pattern or of its inverse, in a random colour."""
+    lighter = rng.choice((-1, 1)) * np.array([2 * int(bit) - 1 for bit in f'{label:04b}'])
+    colour = rng.uniform(0.35, 0.65, 3)
+    x, y = texture_grid()
+    cell = 2 * (y > 0) + (x > 0)
+    return np.stack(
+        [
+            _square(colour + GLYPH_CONTRAST / 2 * lighter[n] * (cell == n)[..., None])
+            for n in range(4)
+        ]
+    )
+
+
+def _square(colour: np.ndarray) -> np.ndarray:
+    """A sprite of colours (64, 64, 3) that is a square."""
+    x, y = (np.sqrt(2) * axis for axis in texture_grid())  # the square spans -1..1
     distance = (1 - np.maximum(abs(x), abs(y))) / np.sqrt(2)
     return np.dstack([colour, distance]).astype(np.float32)
 

@@ -36,7 +36,7 @@ MODELS = {
 IMAGE = 'image'
 TRUNKS = ('c2d', 'swin_2d')
 # Files of configs/study/tasks and what they ask for.
-TASKS = {'direction': 'name the motion', 'appearance': 'name the appearance'}
+TASKS = {'direction': 'name the motion', 'parts': 'name what is seen in parts'}
 VIDEO_TASKS = {
     'play_order': 'played forwards or backwards',
     'play_speed': 'name the speed',

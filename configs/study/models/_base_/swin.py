@@ -12,5 +12,6 @@ model = dict(
         window_size=(1, 4, 4),
         img_size=64,
         out_indices=(1, ),
-        drop_path_rate=0.0),
+        drop_path_rate=0.0,
+        init_cfg=dict(type='Xavier', layer='Linear')),
     cls_head=dict(in_channels=64))

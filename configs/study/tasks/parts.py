@@ -1,9 +1,6 @@
 _base_ = '_base_/synthetic.py'
 
-noise = 150
-visible = 0.5
-
-clips = dict(task='appearance', noise=noise, visible=visible)
+clips = dict(task='parts')
 train_dataloader = dict(dataset=clips)
 val_dataloader = test_dataloader = dict(dataset=clips)
 del clips
