@@ -80,7 +80,7 @@ def test_samples_are_the_same_in_every_process():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(task='speed'), "task must be 'direction' or 'appearance', got 'speed'"),
+        (dict(task='speed'), r"task must be one of \('direction', .*, got 'speed'"),
         (dict(num_clips=0), 'num_clips must be 1 or more, got 0'),
         (dict(num_frames=0), 'num_frames must be 1 or more, got 0'),
         (dict(size=8), 'size must be 16 or more, got 8'),
@@ -245,3 +245,41 @@ def test_noise_and_visible_reach_the_frames():
     same = (frames[2][0] == frames[0][0]).all(axis=-1)
     assert same[~moving].mean() > 0.97  # but for the rim
     assert same[moving].mean() == pytest.approx(0.25, abs=0.08)
+
+
+# Parts
+
+
+def cells_seen(label, seed):
+    """Whether the cell that a frame shows is light, and its row and column, for each frame."""
+    drawn = scene('parts', label=label, seed=seed, displacement=0, num_frames=4)
+    poses = drawn.poses.copy()
+    poses[..., :2] = 32
+    frames = dataclasses.replace(drawn, poses=poses).render().astype(float).mean(axis=-1)
+    cells = frames[:, [[26], [38]], [26, 38]].reshape(4, 4)
+    grey = np.median(cells)
+    seen = abs(cells - grey).argmax(axis=1)
+    assert (np.sort(abs(cells - grey), axis=1)[:, :3] <= 1).all()  # one cell is not grey
+    return [cells[t, n] > grey for t, n in enumerate(seen)], [divmod(n, 2) for n in seen.tolist()]
+
+
+@pytest.mark.parametrize('label', range(8))
+def test_frames_show_the_cells_of_a_pattern_or_of_its_inverse_clockwise(label):
+    pattern = [bit == '1' for bit in f'{label:04b}']
+    drawn = []
+    for seed in range(60):
+        light, places = cells_seen(label, seed)
+        assert places == [(0, 0), (0, 1), (1, 1), (1, 0)]
+        assert light in (pattern, [not bit for bit in pattern])
+        drawn.append(light[0] == pattern[0])
+    assert sum(drawn) == pytest.approx(30, abs=15)  # so that no frame alone tells the class
+
+
+def test_parts_move_as_one_and_begin_anew_after_four_frames():
+    drawn = scene('parts', label=5, displacement=4, num_frames=6, nonrigid=True)
+    assert drawn.sprites.shape[:2] == (6, 2)  # the pattern, and a limb
+    for t, again in ((0, 4), (1, 5)):
+        np.testing.assert_array_equal(drawn.sprites[t], drawn.sprites[again])
+    assert (drawn.sprites[0] != drawn.sprites[1]).any()
+    flow, moving = scene('parts', label=5, displacement=4).flow(2)
+    np.testing.assert_allclose(np.hypot(*flow[moving].T), 4, atol=1e-5)

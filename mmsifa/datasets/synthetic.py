@@ -42,7 +42,7 @@ class SyntheticClips(BaseDataset):
     pixels, a single frame does not show it.
 
     ``task='parts'``: one of 8 patterns of 2 x 2 light and dark cells moves, as in ``'appearance'``,
-    but of every 4 frames each shows another cell, in random order, and the others as grey. Either a
+    but a frame shows one cell of it, the next frame the next one clockwise, and so on. Either a
     pattern or its inverse is drawn, with equal chance, so a single frame has the same distribution
     in every class: only cells of several frames together tell it.
 
@@ -247,10 +247,7 @@ def sample_scene(
         radius = size * rng.uniform(SMALLEST, LARGEST, len(sprites))
         angle = rng.uniform(0, 2 * np.pi, len(sprites))
     else:
-        if task == 'appearance':
-            looks = _glyph(rng, GLYPHS[label])[None]
-        else:
-            looks = rng.permutation(_parts(rng, label))  # in turn
+        looks = _parts(rng, label) if task == 'parts' else [_glyph(rng, GLYPHS[label])]
         sprites = [looks[0]]
         radius = np.array([size * GLYPH_WIDTH / np.sqrt(2)])
         angle = np.zeros(1)
@@ -297,11 +294,11 @@ def _glyph(rng: np.random.Generator, cells: int) -> np.ndarray:
 
 
 def _parts(rng: np.random.Generator, label: int) -> np.ndarray:
-    """A sprite for each cell of a pattern or of its inverse, in a random colour."""
+    """A sprite for each cell, clockwise, of a pattern or of its inverse, in a random colour."""
     lighter = rng.choice((-1, 1)) * np.array([2 * int(bit) - 1 for bit in f'{label:04b}'])
     colour = rng.uniform(0.35, 0.65, 3)
     x, y = texture_grid()
-    cell = 2 * (y > 0) + (x > 0)
+    cell = np.where(y < 0, x > 0, 2 + (x < 0))
     return np.stack(
         [
             _square(colour + GLYPH_CONTRAST / 2 * lighter[n] * (cell == n)[..., None])
