@@ -117,24 +117,15 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
 
 
 def test_tasks_of_srun_share_a_study(cluster, run, tmp_path):
-    models = ('c2d', 'sifa')
-    arguments = ['--out', tmp_path, '--quick', '--only', *(f'direction-{m}-0' for m in models)]
+    tasks = ('direction', 'parts')
+    names = [f'{task}-sifa_from_scratch-0' for task in tasks]
     options = ['--cfg-options', 'iterations=10', 'batch_size=4', 'test_clips=48']
-    study = ['python', 'tools/study.py', *arguments, '--jobs', '1', *options]
-    run(
-        'srun',
-        '-p',
-        'ci',
-        *study[:5],
-        '--only',
-        'image-*',
-        *options,
-        env=environment(**cluster.env),
-    )
-    done = run('srun', '-p', 'ci', '-n', '2', '--label', *study, env=environment(**cluster.env))
-    for rank, model in enumerate(models):
-        folder = tmp_path / 'runs' / f'direction-{model}-0'
-        assert json.loads((folder / 'result.json').read_text())['iterations'] == 10
+    study = ['python', 'tools/study.py', '--out', tmp_path, '--jobs', '1', '--only', *names]
+    srun = ['srun', '-p', 'ci', '-n', '2', '--label']
+    done = run(*srun, *study, *options, env=environment(**cluster.env))
+    for rank, name in enumerate(names):
+        measured = json.loads((tmp_path / 'runs' / name / 'result.json').read_text())
+        assert measured['iterations'] == 10
         assert f'{rank}: The study is in {tmp_path}' in done.stdout
     summary = json.loads((tmp_path / 'results.json').read_text())
-    assert list(summary['tasks']['direction']['models']) == [*models]
+    assert list(summary['tasks']) == [*tasks]
