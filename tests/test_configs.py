@@ -177,15 +177,19 @@ def test_runs_survive_faults(leaf):
 
 @pytest.mark.parametrize('model', [path.stem for path in STUDIED])
 def test_a_studied_model_takes_a_step(model, tmp_path):
-    options = dict(iterations=10, batch_size=2)
-    cfg = Study(tmp_path, STUDY, options=options).config(Run('direction', model, 0))
+    study = Study(tmp_path, STUDY, options=dict(iterations=10, batch_size=2))
+    run = Run('direction', model, 0)
+    if start := study.start(run):
+        study.folder(start).mkdir(parents=True)
+        torch.save(MODELS.build(study.config(start).model).state_dict(), study.weights(start))
+    cfg = study.config(run)
     network = MODELS.build(cfg.model)
     network.init_weights()
     before = {name: weight.clone() for name, weight in network.named_parameters()}
     clips = DATASETS.build(cfg.train_dataloader.dataset)
     wrapper = build_optim_wrapper(network.train(), cfg.optim_wrapper)
-    for start in (0, 8):  # weights behind one that starts at zero move in the second step
-        network.train_step(pseudo_collate([clips[start], clips[start + 1]]), wrapper)
+    for first in (0, 8):  # weights behind one that starts at zero move in the second step
+        network.train_step(pseudo_collate([clips[first], clips[first + 1]]), wrapper)
     moved = [name for name, weight in network.named_parameters() if not weight.equal(before[name])]
     assert {*before} - {*moved} == set()
 
