@@ -162,8 +162,9 @@ def draw_offsets(entry: dict) -> bytes:
         entry: The task's entry in ``tasks`` of a summary.
 
     Returns:
-        A PNG file: a column for each layer, above the end-point error, below the distance of the
-        nearest sample, both with what they would be without offsets.
+        A PNG file: a column for each layer, above the end-point error, dashed that of the best
+        linear prediction, below the distance of the nearest sample, both with what they would be
+        without offsets.
     """
     models = {m: values['offsets'] for m, values in entry['models'].items() if values['offsets']}
     layers = sorted(
@@ -186,6 +187,9 @@ def draw_offsets(entry: dict) -> bytes:
                     means = [record[measure]['mean'] for record in chosen]
                     still = [record[baseline]['mean'] for record in chosen]
                     axes.plot(steps, means, 'o-', ms=3.5, color=COLOURS[model], label=MODELS[model])
+                    if measure == 'attended' and 'best_linear' in chosen[0]:
+                        best = [record['best_linear']['mean'] for record in chosen]
+                        axes.plot(steps, best, '--', lw=0.8, color=COLOURS[model])
                 axes.plot(steps, still, color='black', lw=0.8, ls=':', label=title)
                 axes.grid(axis='y', alpha=0.25)
             places[0].set_ylabel(label)

@@ -143,7 +143,7 @@ def tables(summary: dict) -> str:
 
     Returns:
         The tables: accuracy and cost, then for each task accuracy by displacement and by
-        what training clips have not, and the offsets.
+        what training clips have not, and the offsets at the largest displacement.
     """
     blocks = [_overview(summary)]
     for task, entry in summary['tasks'].items():
@@ -174,25 +174,25 @@ def tables(summary: dict) -> str:
             ]
             head = [f'{title}: top-1 %, by what only test clips have', 'nothing']
             blocks.append(table(head + [DISTURBANCES.get(name, name) for name in names], rows))
-        rows = [
-            [
-                *(MODELS[model], record['layer'], f'{record["displacement"]:g}'),
-                *(
-                    f'{record[name]["mean"]:.2f}' if name in record else '-'
-                    for name in MEASURES[:-1]
-                ),
-                f'{record["outside"]["mean"]:.0%}',
+        offsets = {m: v['offsets'] for m, v in entry['models'].items() if v['offsets']}
+        if offsets:
+            largest = max(record['displacement'] for record in next(iter(offsets.values())))
+            rows = [
+                [
+                    *(MODELS[model], record['layer'].removeprefix('backbone.')),
+                    *(_mean(record, name) for name in MEASURES[:-1]),
+                    f'{record["outside"]["mean"]:.0%}',
+                ]
+                for model, records in offsets.items()
+                for record in records
+                if record['displacement'] == largest
             ]
-            for model, values in entry['models'].items()
-            for record in values['offsets']
-        ]
-        if rows:
             head = [
-                *(f'{title}: pixels from the true place', 'layer', 'pixels per frame'),
-                *('attended place', 'no motion', 'best linear'),
+                f'{title}, {largest:g} pixels per frame: pixels from the true place',
+                *('layer', 'attended place', 'no motion', 'best linear'),
                 *('nearest sample', 'nearest without offsets', 'samples outside'),
             ]
-            blocks.append(table(head, rows))
+            blocks.append(table(head, rows, 2))
     return '\n'.join(blocks)
 
 
@@ -214,7 +214,7 @@ def _overview(summary: dict) -> str:
         cost = costs.get(model)
         cells += [f'{cost["parameters"]:,}', billions(cost['multiply_adds'])] if cost else ['-'] * 2
         for name in ('forward', 'training step'):
-            cells.append(f'{cost[name]:.3g}' if cost and name in cost else '-')
+            cells.append(f'{cost[name]:,.0f}' if cost and name in cost else '-')
         rows.append([title, *cells])
     chances = [
         f'{(TASKS | VIDEO_TASKS)[task]} {entry["chance"]:.1%}' for task, entry in tasks.items()
@@ -235,3 +235,7 @@ def _overview(summary: dict) -> str:
 def _percent(spread: dict[str, float]) -> str:
     text = f'{100 * spread["mean"]:.1f}'
     return f'{text} ± {100 * spread["std"]:.1f}' if spread['std'] else text
+
+
+def _mean(record: dict, name: str) -> str:
+    return f'{record[name]["mean"]:.1f}' if name in record else '-'
