@@ -27,6 +27,9 @@ COLOURS = {
     'swin_sifa': '#d62728',
     'swin_both': '#2ca02c',
 }
+BEST: Any = dict(ls='--', lw=0.8)
+STILL: Any = dict(color='black', ls=':', lw=0.8)
+LEGEND: Any = dict(frameon=False, fontsize=8)
 STYLE: Any = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False}
 
 
@@ -91,7 +94,7 @@ def _columns(entry: dict) -> tuple[Figure, list[tuple[Any, dict]]]:
         for swin in (False, True)
     ]
     trunks = [models for models in trunks if models]
-    figure = Figure(figsize=(1 + 4.5 * len(trunks), 4), layout='constrained')
+    figure = Figure(figsize=(1 + 4.5 * len(trunks), 5.2), layout='constrained')
     columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]
     for axes in columns:
         axes.grid(axis='y', alpha=0.25)
@@ -103,7 +106,7 @@ def _label(columns: list[tuple[Any, dict]], chance: float, across: str, up: str)
     for axes, _ in columns:
         axes.axhline(chance, color='black', lw=0.8, ls=':')
         axes.set_xlabel(across)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=2, **LEGEND)
     columns[0][0].set_ylabel(up)
 
 
@@ -140,19 +143,19 @@ def draw_costs(summary: dict) -> bytes:
             axes.set_xlabel('million multiply-adds of a clip')
             axes.set_ylabel('held-out top-1, %')
             axes.grid(alpha=0.25)
-        entries: dict[str, Any] = {}
         for axes in figure.axes:
-            handles, labels = axes.get_legend_handles_labels()
-            entries |= dict(zip(labels, handles, strict=True))
             axes.set_ylim(0, 102)
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc='outside right upper',  # type: ignore[arg-type]
-            frameon=False,
-            fontsize=8,
-        )
+        _legend(figure, 'outside right upper')
         return png(figure)
+
+
+def _legend(figure: Figure, place: Any, columns: int = 1) -> None:
+    """Name what any of the axes has, once."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    figure.legend([*entries.values()], [*entries], loc=place, ncols=columns, **LEGEND)
 
 
 def draw_offsets(entry: dict) -> bytes:
@@ -171,13 +174,13 @@ def draw_offsets(entry: dict) -> bytes:
         {(_is_swin(model), record['layer']) for model in models for record in models[model]}
     )
     kinds = (
-        ('attended', 'no_motion', 'no motion', 'end-point error, pixels'),
-        ('nearest', 'nearest_undeformed', 'without offsets', 'nearest sample, pixels'),
+        ('attended', 'no_motion', 'end-point error, pixels'),
+        ('nearest', 'nearest_undeformed', 'nearest sample, pixels'),
     )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1 + 3 * len(layers), 6), layout='constrained')
         rows = figure.subplots(2, len(layers), sharex='col', sharey='row', squeeze=False)
-        for places, (measure, baseline, title, label) in zip(rows, kinds, strict=True):
+        for places, (measure, baseline, label) in zip(rows, kinds, strict=True):
             for axes, (swin, layer) in zip(places, layers, strict=True):
                 for model, records in models.items():
                     chosen = [record for record in records if record['layer'] == layer]
@@ -189,16 +192,16 @@ def draw_offsets(entry: dict) -> bytes:
                     axes.plot(steps, means, 'o-', ms=3.5, color=COLOURS[model], label=MODELS[model])
                     if measure == 'attended' and 'best_linear' in chosen[0]:
                         best = [record['best_linear']['mean'] for record in chosen]
-                        axes.plot(steps, best, '--', lw=0.8, color=COLOURS[model])
-                axes.plot(steps, still, color='black', lw=0.8, ls=':', label=title)
+                        axes.plot(steps, best, color=COLOURS[model], **BEST)
+                axes.plot(steps, still, **STILL)
                 axes.grid(axis='y', alpha=0.25)
             places[0].set_ylabel(label)
             places[0].set_ylim(bottom=0)
-            for swin in {swin for swin, _ in layers}:
-                first = [of for of, _ in layers].index(swin)
-                places[first].legend(frameon=False, fontsize=7)
         for axes, (_, layer) in zip(rows[0], layers, strict=True):
             axes.set_title(layer.removeprefix('backbone.'), fontsize=8)
         for axes in rows[1]:
             axes.set_xlabel('displacement, pixels per frame')
+        rows[0][0].plot([], [], color='black', label='best linear prediction', **BEST)
+        rows[0][0].plot([], [], label='no motion, no offsets', **STILL)
+        _legend(figure, 'outside lower center', columns=min(4, 1 + len(layers)))
         return png(figure)
