@@ -207,7 +207,7 @@ def test_other_weights_to_start_from_are_another_config(own_configs, tmp_path):
     moved = [Study(tmp_path / 'moved', own_configs).digest(run) for run in runs]
     assert moved == before
     image = own_configs / 'tasks/image.py'
-    image.write_text(image.read_text().replace('plain=0.5', 'plain=0.4'))
+    image.write_text(image.read_text().replace('plain=0.8', 'plain=0.7'))
     after = [Study(tmp_path, own_configs).digest(run) for run in runs]
     assert after[0] != before[0]
     assert after[1] == before[1]
