@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmsifa.study import IMAGE, TASKS, VIDEO_TASKS, Run, Study
+from mmsifa.study import IMAGE, TASKS, TRUNKS, VIDEO_TASKS, Run, Study
 from mmsifa.study import MODELS as STUDY_MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -195,7 +195,7 @@ def test_a_studied_model_takes_a_step(model, tmp_path):
 
 
 def test_the_study_has_all_its_configs():
-    assert {path.stem for path in STUDIED} == {*STUDY_MODELS}
+    assert {path.stem for path in STUDIED} == {*STUDY_MODELS, *TRUNKS}
     assert {path.stem for path in (STUDY / 'tasks').glob('*.py')} == {IMAGE, *TASKS, *VIDEO_TASKS}
 
 

@@ -22,7 +22,6 @@ COLOURS = {
     'sifa_layer2': '#f7b6d2',
     'sifa_layer3': '#98df8a',
     'sifa_from_scratch': '#000000',
-    'swin_2d': '#888888',
     'swin_conv': '#1f77b4',
     'swin_sifa': '#d62728',
     'swin_both': '#2ca02c',

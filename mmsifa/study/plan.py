@@ -27,14 +27,13 @@ MODELS = {
     'sifa_layer2': 'SIFA, second stage only',
     'sifa_layer3': 'SIFA, third stage only',
     'sifa_from_scratch': 'SIFA, from scratch',
-    'swin_2d': 'Swin, nothing',
     'swin_conv': 'Swin, temporal convolution',
     'swin_sifa': 'Swin, SIFA',
     'swin_both': 'Swin, both',
 }
-# What the networks of all other tasks are trained on before, and the models of their trunks.
+# The task of single frames, and the models on it, whose weights the others start from.
 IMAGE = 'image'
-TRUNKS = ('c2d', 'swin_2d')
+TRUNKS = {'c2d': 'C2D', 'swin_2d': 'Swin'}
 # Files of configs/study/tasks and what they ask for.
 TASKS = {'direction': 'name the motion', 'parts': 'name what is seen in parts'}
 VIDEO_TASKS = {
@@ -57,7 +56,7 @@ class Run:
 
     Args:
         task: A key of ``TASKS`` or ``VIDEO_TASKS``, or ``IMAGE``.
-        model: A key of ``MODELS``.
+        model: A key of ``MODELS``, or of ``TRUNKS`` for ``IMAGE``.
         seed: Seed of the weights and of the training clips.
 
     Example:

@@ -9,7 +9,7 @@ from mmsifa.analysis.pages import billions, table
 from mmsifa.atomic_write import write_atomically
 from mmsifa.study.figures import draw_accuracy, draw_costs, draw_learning, draw_offsets
 from mmsifa.study.offsets import MEASURES
-from mmsifa.study.plan import IMAGE, MODELS, TASKS, VIDEO_TASKS
+from mmsifa.study.plan import IMAGE, MODELS, TASKS, TRUNKS, VIDEO_TASKS
 
 # What the configs call what is in test clips alone.
 DISTURBANCES = {
@@ -32,7 +32,8 @@ def read_results(out: Path) -> dict[tuple[str, str], list[dict]]:
     for file in sorted(out.glob('runs/*/result.json')):
         task, model, _ = file.parent.name.split('-')
         found[task, model].append(json.loads(file.read_text()))
-    order = [(task, model) for task in (IMAGE, *TASKS, *VIDEO_TASKS) for model in MODELS]
+    order = [(IMAGE, trunk) for trunk in TRUNKS]
+    order += [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in MODELS]
     return {key: found[key] for key in order if key in found}
 
 
@@ -220,7 +221,7 @@ def _overview(summary: dict) -> str:
         f'{(TASKS | VIDEO_TASKS)[task]} {entry["chance"]:.1%}' for task, entry in tasks.items()
     ]
     trunks = [
-        f'{MODELS[model]} {trunk["top1"]:.1%} after {trunk["iterations"]:,} iterations'
+        f'{TRUNKS[model]} {trunk["top1"]:.1%} after {trunk["iterations"]:,} iterations'
         for model, trunk in summary['pretraining'].items()
     ]
     return (
