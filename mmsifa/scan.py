@@ -163,7 +163,8 @@ class _Scanner(_Machine):
 
     def __init__(self, file: Any, total: int, records: dict[str, int] | None):
         super().__init__(file)
-        self.left = total
+        self.total = total
+        self.spent: Counter[str] = Counter()
         self.records = records
         self.storages: dict[str, tuple[int, int]] = {}
 
@@ -172,10 +173,10 @@ class _Scanner(_Machine):
         _check_nesting(content)
         return content
 
-    def spend(self, size: int) -> None:
-        """Count what a pickle copies: not more than a file holds, however often it is named."""
-        self.left -= size
-        if self.left < 0:
+    def spend(self, kind: str, size: int) -> None:
+        """Count what a pickle copies: of a kind not more than a file holds, however often named."""
+        self.spent[kind] += size
+        if self.spent[kind] > self.total:
             raise NotAllowed('it claims more than the file holds')
 
     def find_class(self, module: str, name: str) -> _Name:
@@ -190,7 +191,7 @@ class _Scanner(_Machine):
             raise NotAllowed('it names a storage as torch does not')
         size = _count(numel) * ITEM_SIZES[storage.name]
         if self.records is None and key not in self.storages:
-            self.spend(size)
+            self.spend('storages', size)
         if self.storages.setdefault(key, (numel, size)) != (numel, size):
             raise NotAllowed(f'it claims two sizes of storage {key}')
         if self.records is not None and size > (record := self.records[f'data/{key}']):
@@ -232,7 +233,7 @@ class _Scanner(_Machine):
         elif type(inst) is _Array:
             _, shape, dtype, _, data = state
             known = type(dtype) is _DType and type(data) in (bytes, str) and type(shape) is tuple
-            self.spend(len(data))
+            self.spend('arrays', len(data))
         else:
             known = False
         if not known:
@@ -277,15 +278,15 @@ class _Scanner(_Machine):
             raise NotAllowed('it hangs hooks on a tensor')
 
     def call_OrderedDict(self, items=()) -> OrderedDict:
-        self.spend(len(items))
+        self.spend('items', len(items))
         return OrderedDict(items)
 
     def call_Counter(self, items=()) -> Counter:
-        self.spend(len(items))
+        self.spend('items', len(items))
         return Counter(items)
 
     def call_set(self, items=()) -> set:
-        self.spend(len(items))
+        self.spend('items', len(items))
         return set(items)
 
     def call_bytes(self) -> bytes:
@@ -294,7 +295,7 @@ class _Scanner(_Machine):
     def call_encode(self, text, encoding) -> bytes:
         if encoding != 'latin1':  # others make more of a text than it has
             raise NotAllowed(f'it asks for the encoding {encoding}')
-        self.spend(len(text))
+        self.spend('texts', len(text))  # of which arrays may be made
         return text.encode('latin1')
 
     def call_getattr(self, owner, name) -> _Name:

@@ -433,6 +433,8 @@ USUAL = {
     'weights': OrderedDict((name, torch.ones(2, dtype=getattr(torch, name))) for name in STORAGES),
     'parameter': torch.nn.Parameter(torch.ones(2)),
     'history': [HistoryBuffer([0.5], [1]), np.ones(2), np.float32(1), np.zeros(0)],
+    # Of a long training of a small network, most of the file
+    'long-history': HistoryBuffer([n / 7 for n in range(5000)], [1] * 5000),
     'scheduler': [
         mmengine.optim.OneCycleLR(
             torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1), eta_max=1, total_steps=4
