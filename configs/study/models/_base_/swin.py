@@ -12,6 +12,5 @@ model = dict(
         window_size=(1, 4, 4),
         img_size=64,
         out_indices=(1, ),
-        drop_path_rate=0.0,
-        init_cfg=dict(type='Xavier', layer='Linear')),
+        drop_path_rate=0.0),
     cls_head=dict(in_channels=64))
