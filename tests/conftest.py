@@ -29,7 +29,10 @@ def pytest_configure():
 
 def pytest_collection_modifyitems(items):
     """Put the slowest files first: each runs in one process, and none should end alone."""
-    slowest = ('test_quickstart', 'test_op_tools', 'test_checkpoint', 'test_slurm', 'test_engine')
+    slowest = (
+        'test_quickstart', 'test_op_tools', 'test_checkpoint', 'test_slurm', 'test_engine',
+        'test_study', 'test_docs', 'test_tutorial',
+    )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
 
 
