@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mmsifa.datasets import Scene, SyntheticClips
 from mmsifa.inspection import LayerAttention, capture_attention
-from mmsifa.models import SIFA
+from mmsifa.inspection.capture import sifa_layers
 
 MEASURES = ('attended', 'no_motion', 'best_linear', 'nearest', 'nearest_undeformed', 'outside')
 
@@ -179,6 +179,9 @@ def fit_motion(model: BaseModel, clips: SyntheticClips, batch_size: int = 32) ->
     Returns:
         By the names of the SIFA layers that predict offsets, the weight of the convolution,
         (2, C, 3, 3), for y and x in feature pixels.
+
+    Raises:
+        ValueError: If the model has no SIFA layer.
     """
     model.eval()
     sums: dict[str, tuple[Tensor, Tensor]] = {}
@@ -186,8 +189,9 @@ def fit_motion(model: BaseModel, clips: SyntheticClips, batch_size: int = 32) ->
         batch = range(start, min(start + batch_size, len(clips)))
         with _offset_inputs(model) as inputs:
             model.test_step(pseudo_collate([clips[idx] for idx in batch]))
+        scenes = [clips.scene(idx) for idx in batch]
         for name, x in inputs.items():
-            truth = [true_places(clips.scene(idx), *x.shape[-2:]) for idx in batch]
+            truth = [true_places(scene, *x.shape[-2:]) for scene in scenes]
             counted = torch.from_numpy(np.concatenate([cells for _, cells in truth])).flatten()
             moved = np.concatenate([true for true, _ in truth]) - np.indices(x.shape[-2:])
             motion = torch.from_numpy(moved).movedim(1, -1).flatten(0, -2)[counted].double()
@@ -210,8 +214,8 @@ def _offset_inputs(model: BaseModel) -> Iterator[dict[str, Tensor]]:
         inputs[name] = args[0]
 
     with ExitStack() as hooks:
-        for name, layer in model.named_modules():
-            if isinstance(layer, SIFA) and layer.deformable:
+        for name, layer in sifa_layers(model).items():
+            if layer.deformable:
                 handle = layer.conv_offset.register_forward_pre_hook(partial(keep, name))
                 hooks.callback(handle.remove)
         yield inputs

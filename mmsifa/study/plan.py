@@ -120,9 +120,6 @@ class Study:
         """Return the run on single frames whose weights a run starts from, None for none."""
         if run.task == IMAGE:
             return None
-        if run.model not in self._trunks:
-            model = Config.fromfile(self.configs / 'models' / f'{run.model}.py')
-            self._trunks[run.model] = model.trunk
         trunk = self._trunks[run.model]
         return Run(IMAGE, trunk, SEEDS[0]) if trunk else None
 
@@ -222,7 +219,8 @@ class Study:
 
     @cached_property
     def _trunks(self) -> dict[str, str | None]:
-        return {}
+        files = {model: str(self.configs / 'models' / f'{model}.py') for model in MODELS | TRUNKS}
+        return {model: Config.fromfile(file).trunk for model, file in files.items()}
 
     @cached_property
     def _videos(self) -> dict[str, list[str]]:
