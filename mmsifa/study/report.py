@@ -224,12 +224,16 @@ def _overview(summary: dict) -> str:
         f'{TRUNKS[model]} {trunk["top1"]:.1%} after {trunk["iterations"]:,} iterations'
         for model, trunk in summary['pretraining'].items()
     ]
+    models = [model for entry in tasks.values() for model in entry['models'].values()]
+    count = len(trunks) + sum(len(model['seeds']) for model in models)
+    seconds = sum(trunk['seconds'] for trunk in summary['pretraining'].values())
+    seconds += sum(len(model['seeds']) * model['seconds']['mean'] for model in models)
     return (
         f'{table(head, rows)}\n'
         'Held-out accuracy: mean over the seeds ± standard deviation. Chance: '
         f'{", ".join(chances)}.'
         + (f' On single frames: {", ".join(trunks)}.' if trunks else '')
-        + '\n'
+        + f' All {count} runs together took {seconds / 3600:.1f} hours, one after another.\n'
     )
 
 

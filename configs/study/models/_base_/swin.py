@@ -1,6 +1,7 @@
 _base_ = 'recognizer.py'
 
 trunk = 'swin_2d'  # whose weights of single frames it starts from
+iterations = 1000  # it takes longer than a ResNet
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 
 # Maps of 16 x 16 and 8 x 8 positions, so that both stages have shifted blocks
