@@ -10,10 +10,12 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1e9),  # clips nothing: logs the gradients' norm
     constructor='SwinOptimWrapperConstructor',
-    # By parts of parameters' names, multiplied: a tenth of the rate for the pretrained trunk
+    # By parts of parameters' names, multiplied: a tenth of the rate for the pretrained trunk and
+    # for offset predictors, whose samples leave the frame at the full rate (docs/study.md)
     paramwise_cfg={
         'backbone': dict(lr_mult=0.1),
         'temporal': dict(lr_mult=10.0),
+        'conv_offset': dict(lr_mult=0.1),
         'norm': dict(decay_mult=0.0),
         '.bias': dict(decay_mult=0.0),
         'relative_position_bias_table': dict(decay_mult=0.0)
