@@ -45,7 +45,7 @@ OPTIONS = {
     'disturbances.nothing.noise': 0,
 }
 ON_VIDEOS = dict(iterations=10, batch_size=4)
-NAMES = ['direction-c2d-0', 'direction-sifa-0']
+NAMES = ['direction-c2d-0', 'direction-sifa_slow_offsets-0']
 START = 'image-c2d-0'
 
 
@@ -98,14 +98,15 @@ def test_a_study_runs_through(studied):
     assert list(summary['tasks']) == ['direction']
     assert summary['pretraining']['c2d']['iterations'] == 10
     assert summary['tasks']['direction']['chance'] == 1 / 8
-    assert list(summary['tasks']['direction']['models']) == ['c2d', 'sifa']
-    costs = summary['costs']['models']
-    assert 0 < costs['c2d']['multiply_adds'] < costs['sifa']['multiply_adds']
-    assert costs['sifa']['training step'] > 0
+    assert list(summary['tasks']['direction']['models']) == ['c2d', 'sifa_slow_offsets']
+    c2d, sifa = summary['costs']['models'].values()
+    assert 0 < c2d['multiply_adds'] < sifa['multiply_adds']
+    assert sifa['training step'] > 0
     table = (studied / 'table.md').read_text()
-    assert f'{costs["sifa"]["parameters"]:,}' in table
+    assert f'{sifa["parameters"]:,}' in table
     assert 'On single frames: C2D ' in table
-    assert table.count('| SIFA |') == 3 + 2  # accuracy, and 2 layers
+    assert 'All 3 runs together took 0.0 hours' in table
+    assert table.count('| SIFA, offsets learnt at a tenth |') == 3 + 2  # accuracy, and 2 layers
     pictures = {path.name for path in studied.glob('*.png')}
     assert pictures == {
         *(f'{name}_direction.png' for name in ('accuracy', 'learning', 'offsets')), 'costs.png',
@@ -164,7 +165,7 @@ def test_a_run_is_that_of_its_config_and_seed_again(studied, tmp_path):
 
 def test_networks_start_from_the_weights_of_single_frames(studied):
     study = Study(studied, CONFIGS, quick=True, options=OPTIONS)
-    start, run = (Run(task, model, 0) for task, model in (('image', 'c2d'), ('direction', 'sifa')))
+    start, _, run = (Run(*name.split('-')[:2], 0) for name in (START, *NAMES))
     expected = torch.load(study.weights(start), weights_only=False)['state_dict']
     network = MODELS.build(study.config(run).model)
     network.init_weights()

@@ -42,7 +42,7 @@ VIDEO_TASKS = {
     'panning_crop': "name the crop's direction",
 }
 SEEDS = (0, 1, 2)
-QUICK_MODELS = ('c2d', 'temporal_conv', 'undeformed', 'sifa')
+QUICK_MODELS = ('c2d', 'temporal_conv', 'undeformed', 'sifa_slow_offsets')
 VAL_SHARE = 0.2  # of the videos
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
