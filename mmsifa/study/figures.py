@@ -37,7 +37,7 @@ def _is_swin(model: str) -> bool:
 
 
 def draw_accuracy(entry: dict) -> bytes:
-    """Draw a task's accuracy against the displacement; a band goes from the worst seed to the best.
+    """Draw a task's accuracy against the displacement; bars go from the worst seed to the best.
 
     Args:
         entry: The task's entry in ``tasks`` of a summary.
@@ -48,15 +48,24 @@ def draw_accuracy(entry: dict) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure, columns = _columns(entry)
         for axes, models in columns:
-            for model, values in models.items():
+            shifts = 0.035 * (np.arange(len(models)) - (len(models) - 1) / 2)  # side by side
+            for shift, (model, values) in zip(shifts, models.items(), strict=True):
                 spreads = values['by_displacement'].values()
-                places = range(len(spreads))
-                colour = COLOURS[model]
-                means = [100 * spread['mean'] for spread in spreads]
-                axes.plot(places, means, 'o-', ms=3.5, color=colour, label=MODELS[model])
-                ends = [[100 * spread[end] for spread in spreads] for end in ('min', 'max')]
-                axes.fill_between(places, *ends, color=colour, alpha=0.15, lw=0)
-                axes.set_xticks(places, values['by_displacement'])
+                means, least, most = (
+                    100 * np.array([spread[name] for spread in spreads])
+                    for name in ('mean', 'min', 'max')
+                )
+                axes.errorbar(
+                    np.arange(len(means)) + shift,
+                    means,
+                    yerr=[means - least, most - means],
+                    fmt='o-',
+                    ms=3,
+                    lw=0.9,
+                    color=COLOURS[model],
+                    label=MODELS[model],
+                )
+                axes.set_xticks(range(len(means)), values['by_displacement'])
         _label(
             columns, 100 * entry['chance'], 'displacement, pixels per frame', 'held-out top-1, %'
         )
