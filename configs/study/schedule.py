@@ -2,14 +2,13 @@ _base_ = '../_base_/default_runtime.py'
 
 # What a study may change for all of its runs
 iterations = 500
-quick_iterations = 400
 batch_size = 32
 num_frames = 4
 learning_rate = 2e-3
 weight_decay = 0.05
 warmup = 0.1  # of the training
 test_clips = 960
-quick_test_clips = 480
+quick_test_clips = 480  # of --quick
 
 # One epoch, whose data set has iterations * batch_size clips
 train_cfg = dict(type='ResumableTrainLoop', max_epochs=1)

@@ -42,7 +42,7 @@ VIDEO_TASKS = {
     'panning_crop': "name the crop's direction",
 }
 SEEDS = (0, 1, 2)
-QUICK_MODELS = ('c2d', 'temporal_conv', 'undeformed', 'sifa_slow_offsets')
+QUICK_MODELS = ('c2d', 'temporal_conv', 'sifa_slow_offsets')
 VAL_SHARE = 0.2  # of the videos
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
@@ -83,7 +83,8 @@ class Study:
     Args:
         out: The study's folder.
         configs: The folder of ``schedule.py``, ``models`` and ``tasks``.
-        quick: Whether there are four models and one seed, less training and less testing.
+        quick: Whether there are three models and one seed, a shorter training on single frames and
+            fewer clips to test with.
             Default: False.
         videos: A folder of videos for the tasks of ``VIDEO_TASKS``. Default: None, without them.
         options: What to change in all configs, as of ``--cfg-options``. Default: {}.
@@ -91,7 +92,7 @@ class Study:
     Example:
         >>> study = Study(getfixture('tmp_path'), Path('configs/study'), quick=True)
         >>> len(study.runs), study.runs[0]
-        (9, Run(task='image', model='c2d', seed=0))
+        (7, Run(task='image', model='c2d', seed=0))
         >>> study.start(Run('direction', 'sifa', 2))
         Run(task='image', model='c2d', seed=0)
         >>> study.config(study.runs[0]).model.backbone.between_frames.type
@@ -144,9 +145,9 @@ class Study:
         config.merge_from_dict(
             Config.fromfile(self.configs / 'models' / f'{run.model}.py')._cfg_dict
         )
+        quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
-            config.iterations = config.quick_iterations
-            config.test_clips = config.quick_test_clips
+            config.update({name: count for name, count in quick.items() if count})
         for name in self.options:
             if name in config and name not in CHANGEABLE and not isinstance(config[name], dict):
                 raise ValueError(

@@ -2,7 +2,7 @@ _base_ = '_base_/synthetic.py'
 
 # Single frames, on which the networks of all other tasks are trained before
 iterations = 4000
-quick_iterations = 800
+quick_iterations = 800  # of --quick
 num_frames = 1
 displacements = (0, )
 disturbances = dict(_delete_=True)
