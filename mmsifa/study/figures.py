@@ -32,6 +32,16 @@ LEGEND: Any = dict(frameon=False, fontsize=8)
 STYLE: Any = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False}
 
 
+def block_name(layer: str) -> str:
+    """Name the block that a SIFA layer is in.
+
+    Example:
+        >>> block_name('backbone.layers.0.blocks.1.temporal.sifa')
+        'layers.0.blocks.1'
+    """
+    return layer.removeprefix('backbone.').removesuffix('.sifa').removesuffix('.temporal')
+
+
 def _is_swin(model: str) -> bool:
     return model.startswith('swin')
 
@@ -206,7 +216,7 @@ def draw_offsets(entry: dict) -> bytes:
             places[0].set_ylabel(label)
             places[0].set_ylim(bottom=0)
         for axes, (_, layer) in zip(rows[0], layers, strict=True):
-            axes.set_title(layer.removeprefix('backbone.'), fontsize=8)
+            axes.set_title(block_name(layer), fontsize=8)
         for axes in rows[1]:
             axes.set_xlabel('displacement, pixels per frame')
         rows[0][0].plot([], [], color='black', label='best linear prediction', **BEST)

@@ -5,9 +5,15 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from mmsifa.analysis.pages import billions, table
+from mmsifa.analysis.pages import millions, table
 from mmsifa.atomic_write import write_atomically
-from mmsifa.study.figures import draw_accuracy, draw_costs, draw_learning, draw_offsets
+from mmsifa.study.figures import (
+    block_name,
+    draw_accuracy,
+    draw_costs,
+    draw_learning,
+    draw_offsets,
+)
 from mmsifa.study.offsets import MEASURES
 from mmsifa.study.plan import IMAGE, MODELS, TASKS, TRUNKS, VIDEO_TASKS
 
@@ -180,7 +186,7 @@ def tables(summary: dict) -> str:
             largest = max(record['displacement'] for record in next(iter(offsets.values())))
             rows = [
                 [
-                    *(MODELS[model], record['layer'].removeprefix('backbone.')),
+                    *(MODELS[model], block_name(record['layer'])),
                     *(_mean(record, name) for name in MEASURES[:-1]),
                     f'{record["outside"]["mean"]:.0%}',
                 ]
@@ -201,7 +207,7 @@ def _overview(summary: dict) -> str:
     tasks, costs = summary['tasks'], (summary['costs'] or {}).get('models', {})
     head = ['model']
     head += [f'{(TASKS | VIDEO_TASKS)[task]}, top-1 %' for task in tasks]
-    head += ['seeds', 'minutes of a run', 'parameters', 'GMACs']
+    head += ['seeds', 'minutes of a run', 'parameters', 'million multiply-adds']
     head += ['clips/s', 'clips/s, training']
     rows = []
     for model, title in MODELS.items():
@@ -213,7 +219,7 @@ def _overview(summary: dict) -> str:
         cells.append(str(max(len(entry['seeds']) for entry in found)))
         cells.append(f'{sum(e["seconds"]["mean"] for e in found) / len(found) / 60:.1f}')
         cost = costs.get(model)
-        cells += [f'{cost["parameters"]:,}', billions(cost['multiply_adds'])] if cost else ['-'] * 2
+        cells += [f'{cost["parameters"]:,}', millions(cost['multiply_adds'])] if cost else ['-'] * 2
         for name in ('forward', 'training step'):
             cells.append(f'{cost[name]:,.0f}' if cost and name in cost else '-')
         rows.append([title, *cells])
@@ -239,7 +245,9 @@ def _overview(summary: dict) -> str:
 
 def _percent(spread: dict[str, float]) -> str:
     text = f'{100 * spread["mean"]:.1f}'
-    return f'{text} ± {100 * spread["std"]:.1f}' if spread['std'] else text
+    if spread['std']:
+        text += f' ± {100 * spread["std"]:.1f}'.replace(' ', '\N{NO-BREAK SPACE}')
+    return text
 
 
 def _mean(record: dict, name: str) -> str:
