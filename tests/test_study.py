@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -105,7 +106,7 @@ def test_a_study_runs_through(studied):
     table = (studied / 'table.md').read_text()
     assert f'{sifa["parameters"]:,}' in table
     assert 'On single frames: C2D ' in table
-    assert 'All 3 runs together took 0.0 hours' in table
+    assert re.search(r'All 3 runs together took \d+\.\d minutes', table)
     assert table.count('| SIFA, offsets learnt at a tenth |') == 3 + 2  # accuracy, and 2 layers
     pictures = {path.name for path in studied.glob('*.png')}
     assert pictures == {

@@ -1,16 +1,18 @@
 """docs/study.md and docs/study/: what is there is what the runs gave, and the text says no more."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
-from mmsifa.study import write_report
+from mmsifa.study import IMAGE, Study, is_finished, write_report
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / 'docs/study.md').read_text()
 FULL = ROOT / 'docs/study'
+QUICK = FULL / 'quick'
 RESNETS_WITH_SIFA = ('sifa', 'sifa_slow_offsets', 'sifa_softmax', 'sifa_taps', 'sifa_layer2')
 ATTENTION = ('undeformed', 'unscaled', *RESNETS_WITH_SIFA)
 TASKS = 'direction', 'parts'
@@ -32,13 +34,18 @@ def mean(results):
     return mean
 
 
+def runs(task, model):
+    """Result of each seed."""
+    files = (FULL / f'runs/{task}-{model}-{seed}/result.json' for seed in range(3))
+    return [json.loads(file.read_text()) for file in files]
+
+
 def seeds(task, model, displacement=None):
     """Accuracy of each seed, over all displacements or at one."""
-    runs = [
-        json.loads((FULL / f'runs/{task}-{model}-{seed}/result.json').read_text())
-        for seed in range(3)
+    return [
+        run['by_displacement'][displacement] if displacement else run['top1']
+        for run in runs(task, model)
     ]
-    return [run['by_displacement'][displacement] if displacement else run['top1'] for run in runs]
 
 
 def always_better(task, model, other):
@@ -51,20 +58,45 @@ def at_16_pixels(results, task, model):
     return [record for record in records if record['displacement'] == 16]
 
 
+def top1(results, task, model):
+    return results[task]['models'][model]['top1']['mean']
+
+
 def total(records, measure):
     return sum(record[measure]['mean'] for record in records)
 
 
-def test_the_report_is_that_of_the_runs(tmp_path):
-    shutil.copytree(FULL / 'runs', tmp_path / 'runs')
-    shutil.copy(FULL / 'costs.json', tmp_path)
+@pytest.mark.parametrize('folder', [FULL, QUICK], ids=['full', 'quick'])
+def test_every_run_is_there_and_of_its_config(folder):
+    study = Study(folder, ROOT / 'configs/study', quick=folder == QUICK)
+    assert [run.name for run in study.runs if not is_finished(study, run)] == []
+    assert {path.name for path in folder.glob('runs/*')} == {run.name for run in study.runs}
+    costs = json.loads((folder / 'costs.json').read_text())
+    assert costs['failed'] == []
+    assert set(costs['models']) == {run.model for run in study.runs if run.task != IMAGE}
+
+
+@pytest.mark.parametrize('folder', [FULL, QUICK], ids=['full', 'quick'])
+def test_the_report_is_that_of_the_runs(folder, tmp_path):
+    shutil.copytree(folder / 'runs', tmp_path / 'runs')
+    shutil.copy(folder / 'costs.json', tmp_path)
     write_report(tmp_path)
     for name in ('results.json', 'table.md'):
-        assert (tmp_path / name).read_text() == (FULL / name).read_text()
-    written, committed = ({path.name for path in out.glob('*.png')} for out in (tmp_path, FULL))
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    written, committed = ({path.name for path in out.glob('*.png')} for out in (tmp_path, folder))
     assert committed == written
+
+
+def test_the_page_shows_the_report():
     assert (FULL / 'table.md').read_text() in PAGE
-    assert all(f'(study/{name})' in PAGE for name in committed)
+    assert all(f'(study/{path.name})' in PAGE for path in FULL.glob('*.png'))
+
+
+def test_the_quick_study_has_the_order_of_the_full_one(results):
+    quick = json.loads((QUICK / 'results.json').read_text())['tasks']
+    for task in TASKS:
+        models = sorted(quick[task]['models'], key=lambda model: top1(quick, task, model))
+        assert models == sorted(models, key=lambda model: top1(results, task, model))
 
 
 # What follows
@@ -127,6 +159,19 @@ def test_offsets_at_a_tenth_are_better(results, mean):
             for model in ('sifa', 'undeformed', 'sifa_slow_offsets')
         )
         assert all(a > b > c for a, b, c in zip(fast, still, slow, strict=True))
+
+
+def test_swins_need_convolutions():
+    guessing = math.log(8) - 0.05
+    learnt = {}
+    for task in TASKS:
+        for model in ('swin_conv', 'swin_sifa', 'swin_both'):
+            results = runs(task, model)
+            learnt[task, model] = [run['top1'] > 0.4 for run in results]
+            assert all(run['top1'] > 0.4 or run['top1'] < 0.15 for run in results)
+            left = [run['loss'][len(run['loss']) // 2] < guessing for run in results]
+            assert left == learnt[task, model]
+        assert not any(learnt[task, 'swin_sifa'])
 
 
 # Recipes

@@ -197,7 +197,7 @@ def draw_offsets(entry: dict) -> bytes:
     )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1 + 3 * len(layers), 6), layout='constrained')
-        rows = figure.subplots(2, len(layers), sharex='col', sharey='row', squeeze=False)
+        rows = figure.subplots(2, len(layers), sharex='col', squeeze=False)
         for places, (measure, baseline, label) in zip(rows, kinds, strict=True):
             for axes, (swin, layer) in zip(places, layers, strict=True):
                 for model, records in models.items():
@@ -213,8 +213,8 @@ def draw_offsets(entry: dict) -> bytes:
                         axes.plot(steps, best, color=COLOURS[model], **BEST)
                 axes.plot(steps, still, **STILL)
                 axes.grid(axis='y', alpha=0.25)
+                axes.set_ylim(bottom=0)
             places[0].set_ylabel(label)
-            places[0].set_ylim(bottom=0)
         for axes, (_, layer) in zip(rows[0], layers, strict=True):
             axes.set_title(block_name(layer), fontsize=8)
         for axes in rows[1]:
