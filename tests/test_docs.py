@@ -152,9 +152,9 @@ def test_convnext_config_names_a_network_and_rates_that_fit_it():
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():
-        trunk = name.startswith('backbone.backbone.')
+        slow = name.startswith('backbone.backbone.') or '.conv_offset.' in name
         decays = not ('norm' in name or name.endswith('.bias'))
-        assert groups[id(parameter)]['lr'] == pytest.approx(1e-4 if trunk else 1e-3), name
+        assert groups[id(parameter)]['lr'] == pytest.approx(1e-4 if slow else 1e-3), name
         assert groups[id(parameter)]['weight_decay'] == pytest.approx(0.05 if decays else 0), name
 
 
