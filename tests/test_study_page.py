@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mmsifa.study import IMAGE, Study, is_finished, write_report
+from mmsifa.study import IMAGE, Study, is_finished, read_results, write_report
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / 'docs/study.md').read_text()
 FULL = ROOT / 'docs/study'
 QUICK = FULL / 'quick'
+RUNS = read_results(FULL)
 RESNETS_WITH_SIFA = ('sifa', 'sifa_slow_offsets', 'sifa_softmax', 'sifa_taps', 'sifa_layer2')
 ATTENTION = ('undeformed', 'unscaled', *RESNETS_WITH_SIFA)
 TASKS = 'direction', 'parts'
@@ -36,8 +37,9 @@ def mean(results):
 
 def runs(task, model):
     """Result of each seed."""
-    files = (FULL / f'runs/{task}-{model}-{seed}/result.json' for seed in range(3))
-    return [json.loads(file.read_text()) for file in files]
+    found = RUNS[task, model]
+    assert [run['seed'] for run in found] == [0, 1, 2]
+    return found
 
 
 def seeds(task, model, displacement=None):
@@ -56,10 +58,6 @@ def at_16_pixels(results, task, model):
     """Where a model's layers look."""
     records = results[task]['models'][model]['offsets']
     return [record for record in records if record['displacement'] == 16]
-
-
-def top1(results, task, model):
-    return results[task]['models'][model]['top1']['mean']
 
 
 def total(records, measure):
@@ -92,11 +90,12 @@ def test_the_page_shows_the_report():
     assert all(f'(study/{path.name})' in PAGE for path in FULL.glob('*.png'))
 
 
-def test_the_quick_study_has_the_order_of_the_full_one(results):
+def test_the_quick_study_has_the_order_of_the_full_one(mean):
     quick = json.loads((QUICK / 'results.json').read_text())['tasks']
     for task in TASKS:
-        models = sorted(quick[task]['models'], key=lambda model: top1(quick, task, model))
-        assert models == sorted(models, key=lambda model: top1(results, task, model))
+        models = quick[task]['models']
+        in_order = sorted(models, key=lambda model: models[model]['top1']['mean'])
+        assert in_order == sorted(models, key=lambda model: mean(task, model))
 
 
 # What follows

@@ -234,14 +234,13 @@ def _overview(summary: dict) -> str:
     count = len(trunks) + sum(len(model['seeds']) for model in models)
     seconds = sum(trunk['seconds'] for trunk in summary['pretraining'].values())
     seconds += sum(len(model['seeds']) * model['seconds']['mean'] for model in models)
-    hours, minutes = f'{seconds / 3600:.1f} hours', f'{seconds / 60:.1f} minutes'
+    duration = f'{seconds / 3600:.1f} hours' if seconds > 3600 else f'{seconds / 60:.1f} minutes'
     return (
         f'{table(head, rows)}\n'
         'Held-out accuracy: mean over the seeds ± standard deviation. Chance: '
         f'{", ".join(chances)}.'
         + (f' On single frames: {", ".join(trunks)}.' if trunks else '')
-        + f' All {count} runs together took {hours if seconds > 3600 else minutes}, '
-        'one after another.\n'
+        + f' All {count} runs together took {duration}, one after another.\n'
     )
 
 
