@@ -102,6 +102,29 @@ def test_byte_order_mark_and_blank_lines_are_left_out(write):
     assert largest == (5, 4)
 
 
+@pytest.mark.parametrize(
+    'save',
+    [
+        lambda text: text.replace('\n', '\r').encode(),
+        lambda text: text.replace('\n', '\r\n').encode('utf-8-sig'),
+        lambda text: text.encode('utf-16'),
+        lambda text: text.replace('\n', '\r\n').encode('utf-16-be').join([b'\xfe\xff', b'']),
+        lambda text: b''.join(part.encode('utf-8-sig') for part in re.split('(?<=\n)', text)),
+    ],
+    ids=['CR', 'CRLF and mark', 'UTF-16', 'UTF-16, high byte first', 'lists of marks in a row'],
+)
+def test_a_list_is_the_same_from_any_editor(write, save):
+    samples, largest = read_annotations(write(save('é 中.mp4,3\n\nb\u2028.mp4,5\n')), delimiter=',')
+    assert samples == [dict(filename='é 中.mp4', label=3), dict(filename='b\u2028.mp4', label=5)]
+    assert largest == (5, 3)
+
+
+@pytest.mark.parametrize('delimiter', ['', '1', '\n'])
+def test_a_delimiter_that_separates_nothing_is_refused(write, delimiter):
+    with pytest.raises(ValueError, match='must have a character, and no digit or line break'):
+        read_annotations(write('a.mp4 0\n'), delimiter=delimiter)
+
+
 def test_absolute_paths_below_the_root(write, tmp_path):
     path = write(f'{tmp_path}/videos/a.mp4 0\n')
     samples, _ = read_annotations(path, root=str(tmp_path / 'videos'))
@@ -141,12 +164,11 @@ WRONG = {
     'two labels': ('a.mp4 0 1', "'a.mp4 0 1' is not of the form 'PATH LABEL'"),
     'space in the path': ('my a.mp4 0', 'a path with spaces needs another separator, such as'),
     'two spaces': ('a.mp4  0', "'a.mp4  0' is not of the form 'PATH LABEL'"),
-    'NUL': ('a\0.mp4 0', "the path 'a\\x00.mp4' has a control character"),
+    'NUL': ('a\0.mp4 0', "b'a\\x00.mp4 0' has the character NUL, as no text has"),
     'escape sequence': ('a\x1b[2J.mp4 0', "the path 'a\\x1b[2J.mp4' has a control character"),
-    'other line ends': ('a.mp4 0\rb.mp4 1', 'is not of the form'),
     'Latin-1': (b'a\xe9.mp4 0', "b'a\\xe9.mp4 0' is not UTF-8"),
     'surrogate': (b'a\xed\xa0\x80.mp4 0', 'is not UTF-8'),
-    'endless line': (b'a' * 70000, 'it has 65536 bytes or more, as no list has'),
+    'endless line': (b'a' * 70000, 'it has 65536 characters or more, as no text has'),
     'other label before': ('first.mp4 1', "first.mp4' has the label 1, but 0 in line 1"),
 }
 

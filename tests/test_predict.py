@@ -391,6 +391,43 @@ def test_names_beside_the_annotation_list_are_taken(motion_data):
     assert names[0] == 'left'
 
 
+NAMES = 'left\nright\nup\ndown\nin\n\nclockwise\nnaïve 中\u2028\n'
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        NAMES.encode('utf-8-sig'),
+        NAMES.replace('\n', '\r\n').encode(),
+        NAMES.replace('\n', '\r').encode(),
+        NAMES.encode('utf-16'),
+        (NAMES + '\n \n').encode('utf-8-sig'),
+    ],
+    ids=['mark', 'CRLF', 'CR', 'UTF-16', 'blank lines at the end'],
+)
+def test_class_names_are_the_same_from_any_editor(content, tmp_path):
+    (tmp_path / 'labels.txt').write_bytes(content)
+    names, _ = class_names(load_config('sifa_tiny_motion'), tmp_path / 'labels.txt')
+    assert names == ['left', 'right', 'up', 'down', 'in', '5', 'clockwise', 'naïve 中']
+
+
+@pytest.mark.parametrize(
+    ('content', 'problem'),
+    [
+        (b'a\nna\xefve\n', r"line 2: b'na\\xefve' is not UTF-8"),
+        (NAMES.encode('utf-16-le'), r"line 1: b'l\\x00e.* has the character NUL, as no text has"),
+        (NAMES.encode('utf-32'), 'line 1: .* has the character NUL'),
+        (NAMES.encode('utf-16')[:-1], r'line \d: it is not UTF-16, as the byte order mark says'),
+        (b'a' * 70000, 'line 1: it has 65536 characters or more'),
+    ],
+    ids=['Latin-1', 'UTF-16 without a mark', 'UTF-32', 'cut off', 'endless line'],
+)
+def test_a_file_of_names_that_is_no_text_is_refused_by_line(content, problem, tmp_path):
+    (tmp_path / 'labels.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=rf'labels\.txt is no text in UTF-8 or UTF-16, {problem}'):
+        class_names(load_config('sifa_tiny_motion'), tmp_path / 'labels.txt')
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--out must be a folder, and {args.out} is a file')
     try:
         configs = dict(map(label_and_config, args.configs))
-        page = args.page and around_markers(args.page.read_text(), str(args.page), START, END)
+        page = args.page and around_markers(
+            args.page.read_text('utf-8'), str(args.page), START, END
+        )
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if len(configs) < len(args.configs):

@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     study = Study(args.out, args.configs, args.quick, args.videos, args.cfg_options)
     failed: list[str] = []
     try:
-        page = args.page and around_markers(args.page.read_text(), str(args.page), START, END)
+        page = args.page and around_markers(
+            args.page.read_text('utf-8'), str(args.page), START, END
+        )
         if args.report_only:
             write_report(study.out)
         else:

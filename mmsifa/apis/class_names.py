@@ -4,6 +4,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmsifa.text_files import read_lines
+
 SHIPPED = Path(__file__).parent / 'labels'
 
 
@@ -51,11 +53,9 @@ def class_names(config: Config, file: str | Path | None = None) -> tuple[list[st
 
 
 def _read(file: Path) -> list[str]:
-    """Return the lines of a file of names, without blank ones at its end."""
+    """Return the lines of a file of names; a class without a name has its number."""
     try:
-        return [line.strip() for line in file.read_text(encoding='utf-8').rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{file} is no text in UTF-8: expected one name a line') from error
+        return [name or str(index) for index, name in enumerate(read_lines(file))]
     except OSError as error:
         raise ValueError(
             f'{file} cannot be read ({error.strerror}): expected a file with one class name a line'

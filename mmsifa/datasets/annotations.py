@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
-MAX_LINE = 1 << 16  # bytes; what is no list may be one endless line
+from mmsifa.text_files import numbered_lines
+
 MAX_SHOWN = 5  # problems named in an error
 MAX_NUMBER = 10**9 - 1
 _NUMBER = re.compile(r'[0-9]{1,9}')
@@ -41,15 +41,15 @@ def read_annotations(
     r"""Read a list of samples, or say what is wrong with it.
 
     A line is a path, a whole number for each further column, and the label; any number of labels
-    with ``multi_class``. Blank lines are skipped; a byte order mark and CRLF are accepted. The
-    samples are those of MMAction2's ``VideoDataset`` and ``RawframeDataset``.
+    with ``multi_class``. Blank lines are skipped. The samples are those of MMAction2's
+    ``VideoDataset`` and ``RawframeDataset``.
 
     A sample that is listed twice with one label is drawn more often: it is kept, with a warning in
     the log. With two labels it is an error. With a ``root``, any ``..`` is an error, and an
     absolute path that does not start with the root; links that lead out of it are followed.
 
     Args:
-        path: The list, UTF-8, on a disk or any other of MMEngine's storage backends.
+        path: The list, a text file as of :func:`~mmsifa.text_files.numbered_lines`.
         columns: Names of the columns before the label; the first is the path. Numbers are 1 or
             more, but for ``offset``, which may be 0. Default: ``('filename',)``.
         root: Folder that the paths start from and must not leave. Default: None, no folder.
@@ -65,6 +65,7 @@ def read_annotations(
 
     Raises:
         AnnotationError: If lines are wrong, or there are none. The first five are named.
+        ValueError: If the delimiter can separate nothing.
         OSError: If the file cannot be read.
 
     Example:
@@ -84,6 +85,8 @@ def read_annotations(
           line 1: '../1.mp4' leaves the data root 'videos'
           line 2: the label 'one' is no whole number from 0 to 999999999
     """
+    if delimiter is not None:
+        check_delimiter(delimiter)
     reader = _Reader(columns, root, delimiter, multi_class, num_classes, labels_required)
     problems: list[str] = []
     wrong = number = 0
@@ -120,25 +123,21 @@ def annotation_lines(path: str | os.PathLike) -> Iterator[tuple[int, str | Value
         path: The list, as in :func:`read_annotations`.
 
     Yields:
-        The number, from 1, and the text without the white space around it, or an error that says
-        why there is none.
+        The number and text or error of :func:`~mmsifa.text_files.numbered_lines`.
     """
-    with get_local_path(path) as local, open(local, 'rb') as file:
-        number = 0
-        while raw := file.readline(MAX_LINE):
-            number += 1
-            if len(raw) == MAX_LINE and not raw.endswith(b'\n'):
-                yield number, _WrongLine(f'it has {MAX_LINE} bytes or more, as no list has')
-                return
-            if number == 1:
-                raw = raw.removeprefix(b'\xef\xbb\xbf')  # the byte order mark
-            try:
-                line = raw.decode().strip()
-            except UnicodeDecodeError:
-                yield number, _WrongLine(f'{raw.strip()[:40]!r} is not UTF-8')
-                continue
-            if line:
-                yield number, line
+    return ((number, line) for number, line in numbered_lines(path) if line)
+
+
+def check_delimiter(delimiter: str) -> None:
+    """Raise a ValueError if a list cannot have this between its columns.
+
+    Args:
+        delimiter: What separates them.
+    """
+    if not delimiter or re.search(r'[\d\r\n]', delimiter):
+        raise ValueError(
+            f'the delimiter must have a character, and no digit or line break, got {delimiter!r}'
+        )
 
 
 class _Reader:
@@ -163,7 +162,7 @@ class _Reader:
     def add(self, number: int, line: str | ValueError) -> None:
         """Add a sample, unless its line is wrong."""
         if isinstance(line, ValueError):
-            raise line
+            raise _WrongLine(str(line))
         sample = self._parse(line)
         label = sample['label']
         largest = max(label, default=-1) if self.multi_class else label

@@ -9,6 +9,7 @@ from mmaction.datasets import transforms as steps
 from mmaction.registry import DATASETS
 
 from mmsifa.datasets.annotations import read_annotations
+from mmsifa.text_files import escape_path
 
 # The steps of a pipeline that open a video or decode it, and what is no fault of a file in them.
 READING_STEPS = (
@@ -40,7 +41,7 @@ def reason_of(step: str, error: Exception) -> str:
     """
     text = _PLACE.sub('', str(error)).strip()
     first = text.splitlines()[0] if text else type(error).__name__
-    return f'{step}: {first[:200]}'
+    return escape_path(f'{step}: {first[:200]}')
 
 
 def _reading_step(error: Exception) -> str | None:

@@ -1,12 +1,12 @@
 """Annotation lists of videos that are sorted into a folder for each class."""
 
 import random
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmsifa.atomic_write import write_atomically
+from mmsifa.datasets.annotations import check_delimiter
 
 VIDEO_SUFFIXES = (
     *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
@@ -118,10 +118,7 @@ def write_lists(
         FileExistsError: If a file is there with another content.
         OSError: If a file cannot be written.
     """
-    if not delimiter or re.search(r'[\d\r\n]', delimiter):
-        raise ValueError(
-            f'the delimiter must have a character, and no digit or line break, got {delimiter!r}'
-        )
+    check_delimiter(delimiter)
     paths = [path for path, _ in (*split.train, *split.val)]
     for path in paths:
         _check_name(path)

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmsifa.atomic_write import write_atomically
 from mmsifa.datasets import FaultTolerantVideoDataset
 from mmsifa.engine.hooks.labels import datasets_of
+from mmsifa.text_files import escape_path, read_lines
 
 MIN_FAILED = 10  # fewer say nothing about a share
 
@@ -75,8 +76,8 @@ class BadVideosHook(Hook):
         """
         path = _list_of(runner)
         if self.active and runner.iter > 0 and path.exists():
-            lines = path.read_text().splitlines()
-            self.listed = {video: reason for video, _, reason in (x.partition('\t') for x in lines)}
+            lines = (line.partition('\t') for line in read_lines(path))
+            self.listed = {video: reason for video, _, reason in lines}
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Count the failures of a batch.
@@ -152,7 +153,7 @@ class BadVideosHook(Hook):
         """Log and list what is new in all processes; return how many were drawn and failed."""
         parts = all_gather_object((self._new_drawn, self._new))
         self._new_drawn, self._new = 0, []
-        failed = [item for _, new in parts for item in new]
+        failed = [(escape_path(video), reason) for _, new in parts for video, reason in new]
         fresh = dict(item for item in reversed(failed) if item[0] not in self.listed)
         for video, reason in fresh.items():
             runner.logger.warning(f'{video} cannot be read: {reason}')
