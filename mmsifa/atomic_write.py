@@ -1,19 +1,24 @@
 """Files that are whole or not there."""
 
+import contextlib
 import errno
+import fcntl
 import os
+import secrets
 import shutil
-import tempfile
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-UNFINISHED = '.{}.part'  # the name of a file while it is being written
+UNFINISHED = '.{}.*.part'  # a glob of the names that a file has while it is being written
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write a file that is at any moment the old one or the new one, also after a crash.
 
-    Until it is complete and on the disk it is called ``.NAME.part``; whoever is killed in between
-    leaves that.
+    Until it is complete and on the disk it has a name of its own, ``.NAME.*.part``; whoever is
+    killed in between leaves that. Of several writers of a file the last one wins.
 
     Args:
         path: The file; missing folders are made.
@@ -31,54 +36,105 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     """
     path = Path(path)
     content = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(UNFINISHED.format(path.name))
     try:
-        with unfinished.open('wb') as file:
+        with unfinished_file(path) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
-    except KeyboardInterrupt:
-        unfinished.unlink(missing_ok=True)
-        raise
+            os.replace(file.name, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
+        room = ''
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            folder = next(parent for parent in path.absolute().parents if parent.exists())
+            free = shutil.disk_usage(folder).free
+            room = f' {len(content) / 2**20:.1f} MiB where {free / 2**20:.1f} MiB are free'
         raise OSError(
             error.errno,
-            f'{error.strerror}: could not write {len(content) / 2**20:.1f} MiB where '
-            f'{free / 2**20:.1f} MiB are free; what was there before is kept',
+            f'{error.strerror}: could not write{room}; what was there before is kept',
             str(path),
         ) from error
     _sync_folder(path.parent)
 
 
 def check_writable(path: str | Path) -> None:
-    """Try whether :func:`write_atomically` can make a file, which it does not do yet.
+    """Try whether :func:`write_atomically` can write a file, which it does not do yet.
 
-    A file of another name is made, and deleted, in the file's folder, or in the nearest one above
-    that is there.
+    Missing folders and a file of another name are made, and deleted.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: If it cannot be made.
+        ValueError: If it cannot be written.
+
+    Example:
+        >>> folder = Path(getfixture('tmp_path'))
+        >>> check_writable(folder / 'new/a.csv')
+        >>> list(folder.iterdir())
+        []
+    """
+    path = Path(path).absolute()
+    missing: list[Path] = []
+    reason = None
+    try:
+        missing = [folder for folder in path.parents if not folder.exists()]
+        nearest = path.parents[len(missing)]
+        if not nearest.is_dir():
+            reason = f'{nearest} is no folder'
+        with unfinished_file(path) as file:
+            file.write(b'0')
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISDIR(path.lstat().st_mode):
+                    reason = 'a folder of this name is there'
+                elif not path.is_file():
+                    reason = 'what is there is no file'
+    except OSError as error:
+        reason = reason or f'no file can be made in {path.parent} ({error.strerror})'
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not made, or used by another meanwhile
+                folder.rmdir()
+    if reason:
+        raise ValueError(f'{path} cannot be written: {reason}')
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed writers have left in a folder; whoever still writes keeps the file.
+
+    Args:
+        folder: The folder; it need not be there.
+    """
+    for path in Path(folder).glob(UNFINISHED.format('*')):
+        with contextlib.suppress(OSError), path.open('rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+            path.unlink()
+
+
+@contextlib.contextmanager
+def unfinished_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Make a file that shall take the place of another when it is complete.
+
+    Its name is its own, so writers of the same file do not disturb each other. It is removed in the
+    end unless it has been renamed.
+
+    Args:
+        path: The file whose place it shall take; missing folders are made.
+
+    Yields:
+        The new file beside it, open.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f'{path} cannot be written: a folder of this name is there')
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise ValueError(f'{path} cannot be written: {folder} is no folder')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(4)}.part')
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f'.{path.name}.'):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f'{path} cannot be written: no file can be made in {folder} ({error.strerror})'
-        ) from error
+        with unfinished.open('xb') as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

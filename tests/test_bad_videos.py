@@ -487,7 +487,7 @@ def test_check_videos_refuses_what_it_cannot_do_in_a_sentence(tmp_path, run):
     for arguments, said in (
         ([path, '--data-root', tmp_path], "line 1: '../a.mp4' leaves the data root"),
         ([path, '--out-good', path], 'LIST, --out-good and --out-bad must be different files'),
-        ([path, '--out-bad', tmp_path / 'no/bad.txt'], 'is no folder to write to'),
+        ([path, '--out-bad', '/proc/bad.txt'], '/proc/bad.txt cannot be written'),
     ):
         done = run(*tool, *arguments, check=False)
         assert done.returncode == 2

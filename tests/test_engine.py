@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 
+from mmsifa.atomic_write import unfinished_file
 from mmsifa.engine import ResumableSampler, ResumableTrainLoop
 from mmsifa.engine.hooks import PreemptionHook
 from tools.kill_training import differences
@@ -271,10 +273,12 @@ def test_a_checkpoint_goes_only_when_the_next_is_there(build, monkeypatch):
 
 def test_what_a_killed_run_has_not_finished_goes_at_the_next_start(build):
     runner = build('unfinished', **{'train_cfg.max_epochs': 1})
-    part = Path(runner.work_dir, '.epoch_7.pth.part')
+    part = Path(runner.work_dir, '.epoch_7.pth.0123abcd.part')
     part.write_text('half')
-    runner.train()
-    assert not part.exists()
+    with unfinished_file(Path(runner.work_dir, 'epoch_8.pth')) as file:
+        runner.train()
+        assert not part.exists()
+        assert Path(file.name).exists()  # another process writes it
 
 
 def test_a_validation_alone_saves_nothing(build):
@@ -331,6 +335,17 @@ def test_what_is_infinite_by_design_is_saved(build):
     runner.model.register_buffer('mask', torch.tensor(-torch.inf))
     runner.train()
     assert Path(runner.work_dir, 'epoch_1.pth').is_file()
+
+
+def test_a_model_that_was_not_trained_is_saved_unless_it_is_spoiled(build):
+    runner = build('untrained')
+    runner.model.register_buffer('mask', torch.tensor(-torch.inf))
+    save = partial(runner.save_checkpoint, runner.work_dir, save_optimizer=False)
+    save('whole.pth', save_param_scheduler=False)
+    assert Path(runner.work_dir, 'whole.pth').is_file()
+    next(runner.model.parameters()).data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match='There is no checkpoint yet'):
+        save('spoiled.pth', save_param_scheduler=False)
 
 
 def test_samples_without_a_name_are_said_to_be_unknown(build):

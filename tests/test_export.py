@@ -463,11 +463,14 @@ def test_a_file_that_cannot_be_written_is_refused_with_the_reason(tmp_path):
         ('folder.onnx', 'a folder of this name is there'),
         ('file/a.onnx', 'file is no folder'),
         ('new/' + 300 * 'a' + '.onnx', 'File name too long'),
+        (256 * 'a', 'File name too long'),
+        ('/dev/null', 'what is there is no file'),
         ('/proc/a.onnx', r'no file can be made in /proc \('),
     ):
         with pytest.raises(ValueError, match=f'cannot be written: .*{reason}'):
             check_writable(tmp_path / name)
     check_writable(tmp_path / 'new/folder/a.onnx')
+    check_writable(tmp_path / (255 * 'a'))
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'folder.onnx']
 
 

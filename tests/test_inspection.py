@@ -463,7 +463,8 @@ def test_the_tool_refuses_in_a_sentence(tiny, video, motion_data, tmp_path, capf
         return refused(capfd, video, *options)
 
     assert error(tmp_path / 'none.mp4').endswith(f'no such file: {tmp_path / "none.mp4"}')
-    assert 'is no folder to write to' in error(out=weights)
+    assert f'{weights} is no folder' in error(out=weights)
+    assert '/proc/i/index.html cannot be written' in error(out='/proc/i')
     assert 'there is no layer nope; there are backbone.layer2.1.sifa, ' in error(layer='nope')
     assert 'label_map.txt has 8 names for the 5 classes' in error(
         labels=motion_data / 'label_map.txt', **{'cfg-options': 'model.cls_head.num_classes=5'}

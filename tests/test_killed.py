@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from mmsifa.atomic_write import write_atomically
+from mmsifa.atomic_write import UNFINISHED, remove_unfinished, unfinished_file, write_atomically
 from tools.kill_training import small_training
 
 KILLED_HALF_WAY = """
@@ -33,7 +33,10 @@ def test_whoever_is_killed_while_writing_leaves_the_old_file(run, tmp_path):
     done = run('python', '-W', 'ignore', '-c', KILLED_HALF_WAY, path, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b'the old content'
-    assert (tmp_path / '.epoch_1.pth.part').read_bytes() == b'the new'
+    (unfinished,) = tmp_path.glob(UNFINISHED.format('epoch_1.pth'))
+    assert unfinished.read_bytes() == b'the new'
+    remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == ['epoch_1.pth']
 
 
 def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
@@ -45,10 +48,32 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     assert synced == ['old', 'new']  # the content, then the folder
 
 
+def test_two_writers_of_a_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    path = tmp_path / 'results.json'
+
+    def fsync(descriptor):
+        monkeypatch.undo()
+        write_atomically(path, 'of the other')  # between this one's writing and renaming
+        assert path.read_text() == 'of the other'
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    write_atomically(path, 'of this one')
+    assert path.read_text() == 'of this one'
+    assert os.listdir(tmp_path) == ['results.json']
+
+
+def test_a_file_that_is_being_written_is_not_removed(tmp_path):
+    with unfinished_file(tmp_path / 'epoch_1.pth') as file:
+        file.write(b'whole')
+        remove_unfinished(tmp_path)
+        os.replace(file.name, tmp_path / 'epoch_1.pth')
+    assert (tmp_path / 'epoch_1.pth').read_bytes() == b'whole'
+
+
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
     path = tmp_path / 'file'
     path.mkdir()
-    with pytest.raises(OSError, match=r'could not write 0.0 MiB where .* MiB are free; what was'):
+    with pytest.raises(OSError, match='Is a directory: could not write; what was there before'):
         write_atomically(path, b'content')
     assert os.listdir(tmp_path) == ['file']
 
@@ -76,6 +101,32 @@ def test_a_full_disk_keeps_the_checkpoint_before(run, motion_data, tmp_path):
     assert {name for name in files if 'pth' in name} == {'epoch_1.pth'}
     assert (tmp_path / 'last_checkpoint').read_text() == f'{disk}/epoch_1.pth'
     assert torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['meta']['epoch'] == 1
+
+
+def test_a_file_system_that_takes_nothing_is_refused_before(run, tmp_path):
+    """Real ones, one full, one read-only; root may write to either as far as permissions go."""
+    script = """
+    mount -t tmpfs -o size=8k tmpfs full && head -c 8192 /dev/zero >full/zeros
+    mount -t tmpfs -o ro tmpfs shut
+    "$0" -W ignore -c "$1"
+    ls -A full
+    """
+    check = """if True:
+    from mmsifa.atomic_write import check_writable
+    for folder in 'full', 'shut':
+        try:
+            check_writable(f'{folder}/new.csv')
+        except ValueError as error:
+            print(error)
+    """
+    for name in ('full', 'shut'):
+        (tmp_path / name).mkdir()
+    call = ('unshare', '--map-root-user', '--mount', 'sh', '-c', script, sys.executable, check)
+    full, shut, files = run(*call, cwd=tmp_path).stdout.splitlines()
+    assert full.endswith('full/new.csv cannot be written: no file can be made in '
+                         f'{tmp_path}/full (No space left on device)')  # fmt: skip
+    assert shut.endswith('(Read-only file system)')
+    assert files == 'zeros'
 
 
 def test_a_training_that_is_killed_again_and_again_ends_like_a_whole_one(run, tmp_path):

@@ -437,6 +437,7 @@ def test_a_file_of_names_that_is_no_text_is_refused_by_line(content, problem, tm
         (['CLIP', 'OTHER', '--out', 'o.mp4'], 'o.mp4 is of one video, got 2 videos'),
         (['CLIP', '--out', 'CLIP'], 'is one of the videos to read'),
         (['CLIP', '--out', '/dev/null/o.csv'], 'o.csv cannot be written'),
+        (['CLIP', '--out', '/proc/o.csv'], 'o.csv cannot be written'),
         (['CLIP', '--stride', '1'], '--stride needs --sliding'),
         (['CLIP', '--sliding', '0'], '--sliding must be above 0 seconds, got 0'),
         (['CLIP', '--batch-size', '0'], '--batch-size must be 1 or more'),

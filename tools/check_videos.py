@@ -47,20 +47,19 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     outputs = [path.resolve() for path in (args.out_good, args.out_bad) if path]
     if len({args.list.resolve(), *outputs}) <= len(outputs):
         parser.error('LIST, --out-good and --out-bad must be different files')
-    for path in outputs:  # before hours of decoding
-        if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            parser.error(f'{path.parent} is no folder to write to')
     return parser, args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check a list; return the exit code."""
     parser, args = parse_args(argv)
-    from mmsifa.atomic_write import write_atomically
+    from mmsifa.atomic_write import check_writable, write_atomically
     from mmsifa.datasets.annotations import annotation_lines, read_annotations
     from mmsifa.datasets.checked import reason_of
 
     try:
+        for path in filter(None, (args.out_good, args.out_bad)):
+            check_writable(path)  # before hours of decoding
         samples, _ = read_annotations(
             args.list,
             root=args.data_root,

@@ -1,7 +1,6 @@
 """Show where the SIFA layers of a trained recognizer look in a video, as a page and a picture."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mmsifa.apis import (
     video_pipeline,
 )
 from mmsifa.apis.command_line import add_recognizer_arguments
+from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.inspection import inspect_video
 from mmsifa.inspection.capture import sifa_layers
@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.video.is_file():
         parser.error(f'no such file: {args.video}')
-    folder = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        parser.error(f'--out {args.out} cannot be made: {folder} is no folder to write to')
+    page, picture = args.out / 'index.html', args.out / 'summary.png'
     try:
+        for path in (page, picture):
+            check_writable(path)
         config = load_config(args.config, args.cfg_options)
         video_pipeline(config)  # refuses what takes no videos
         names, source = class_names(config, args.labels)
@@ -51,7 +51,6 @@ def main(argv: list[str] | None = None) -> None:
         inspection = inspect_video(model, args.video, args.start, labels, args.checkpoint)
     except (ValueError, RuntimeError, CheckpointError, OSError) as error:
         parser.error(str(error))
-    page, picture = args.out / 'index.html', args.out / 'summary.png'
     try:
         write_page(inspection, page)
         write_summary(inspection, picture, args.layer)

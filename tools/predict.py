@@ -41,6 +41,7 @@ from mmsifa.apis import (
 from mmsifa.apis.annotation import unsupported_reason
 from mmsifa.apis.command_line import add_recognizer_arguments
 from mmsifa.apis.timeline import best_runs, clock
+from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.datasets import UnreadableVideoError
 
@@ -84,7 +85,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Make the outputs' folders; raise an error if one cannot be written from these videos."""
+    """Raise an error if an output cannot be written from these videos."""
     for path in args.out:
         kind = path.suffix.lower()
         if kind not in OUTPUTS:
@@ -97,14 +98,7 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise ValueError(reason)
         if path.resolve() in {Path(video).resolve() for video in args.videos}:
             raise ValueError(f'--out {path} is one of the videos to read')
-        if path.is_dir():
-            raise ValueError(f'--out {path} cannot be written: a folder is there')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f'--out {path} cannot be written: {error}') from error
-        if not os.access(path.parent, os.W_OK):
-            raise ValueError(f'--out {path} cannot be written: {path.parent} is read-only')
+        check_writable(path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmsifa.apis.prediction import VideoResult
 from mmsifa.apis.timeline import spans
 from mmsifa.apis.video_reader import Worker
-from mmsifa.atomic_write import UNFINISHED
+from mmsifa.atomic_write import unfinished_file
 
 SMALLEST = 320  # smaller frames are enlarged, or the text would not fit
 
@@ -49,16 +50,13 @@ def annotate_video(
     starts = [0.0]
     if result.predictions[0].window:
         starts += [start for start, _ in spans(result.predictions)][1:]
-    unfinished = path.with_name(UNFINISHED.format(path.name))
-    worker = Worker(_annotate, result.video, unfinished, starts, captions)
-    try:
-        for written, total in worker:
-            if on_frames:
-                on_frames(written, total)
+    with unfinished_file(path) as file:
+        unfinished = Path(file.name)
+        with closing(Worker(_annotate, result.video, unfinished, starts, captions)) as worker:
+            for written, total in worker:
+                if on_frames:
+                    on_frames(written, total)
         unfinished.replace(path)
-    finally:
-        worker.close()
-        unfinished.unlink(missing_ok=True)
 
 
 def unsupported_reason() -> str | None:

@@ -8,7 +8,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmsifa.atomic_write import UNFINISHED, write_atomically
+from mmsifa.atomic_write import remove_unfinished, write_atomically
 
 
 @HOOKS.register_module()
@@ -38,9 +38,8 @@ class AtomicCheckpointHook(CheckpointHook):
             runner: The runner.
         """
         super().before_train(runner)
-        if is_main_process() and Path(self.out_dir).is_dir():
-            for path in Path(self.out_dir).glob(UNFINISHED.format('*')):
-                path.unlink()
+        if is_main_process():
+            remove_unfinished(self.out_dir)
 
     def save_interrupted(self, runner) -> str:
         """Save after an iteration; the next regular checkpoint takes the place of this one.

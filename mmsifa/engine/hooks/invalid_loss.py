@@ -66,6 +66,8 @@ class InvalidLossHook(Hook):
             runner: The runner.
             checkpoint: What is about to be saved.
         """
+        if not hasattr(self, 'infinite_by_design'):
+            self.before_train(runner)  # saved without a training
         invalid = _not_finite(checkpoint['state_dict'])
         invalid = [name for name in invalid if name not in self.infinite_by_design]
         if invalid:
