@@ -100,6 +100,7 @@ setup(
     # own way: MMAction2 1.2.0 asks for packages that clash with maintained ones (constraints.txt).
     install_requires=[
         'Pillow',
+        'av',
         'einops',
         'importlib_metadata',  # MMAction2 imports it undeclared
         'matplotlib',

@@ -9,6 +9,8 @@ checkpoints, since no release checks what a file claims.
 import functools
 import importlib
 import importlib.util
+import io
+import os.path
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -22,7 +24,7 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
-from mmengine.fileio import LocalBackend
+from mmengine.fileio import FileClient, LocalBackend
 from mmengine.infer import BaseInferencer
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -31,6 +33,7 @@ from mmengine.utils import apply_to
 from mmsifa import compat_fsdp
 from mmsifa.atomic_write import write_atomically
 from mmsifa.checkpoint import CheckpointError, refused, safe_loading
+from mmsifa.video import VideoReader
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -47,6 +50,7 @@ def apply():
     mend_config_bases()
     mend_bfloat16_scores()
     mend_hue_overflow()
+    mend_decord()
     compat_fsdp.mend_cpu_fsdp()
     compat_fsdp.mend_fsdp_resume()
     compat_fsdp.mend_flexible_position()
@@ -326,3 +330,28 @@ def mend_hue_overflow():
         ColorJitter.adjust_hue(np.zeros((1, 1, 3), np.uint8), -0.1)
     except OverflowError:
         ColorJitter.adjust_hue = staticmethod(_adjust_hue)
+
+
+def _get_video_reader(self, filename):
+    """Open a video; where MMAction2 adds ``.mp4``, only if there is no file of the very name."""
+    if not os.path.splitext(filename)[1] and not os.path.exists(filename):
+        filename = f'{filename}.mp4'
+    if self.io_backend == 'disk':
+        return VideoReader(filename, self.num_threads)
+    if self.file_client is None:
+        self.file_client = FileClient(self.io_backend, **self.kwargs)
+    return VideoReader(io.BytesIO(self.file_client.get(filename)), self.num_threads)
+
+
+@functools.cache
+def mend_decord():
+    """``DecordInit`` and ``DecordDecode`` give other frames than they are asked for.
+
+    decord counts what an edit list hides, and after seeking takes frames for others where they are
+    reordered (dmlc/decord#195, #365, #373). They read by :class:`~mmsifa.video.VideoReader`, also
+    in the mode ``'efficient'``, which gave key frames.
+    """
+    from mmaction.datasets.transforms import DecordDecode, DecordInit
+
+    DecordInit._get_video_reader = _get_video_reader
+    DecordDecode._decord_load_frames = lambda self, reader, inds: list(reader.get_batch(inds))

@@ -215,11 +215,11 @@ def test_windows_are_scored_as_videos_of_their_own(weights, long_video):
 
 def test_windows_cover_a_video_and_the_last_ends_with_it():
     for frames, fps, seconds, stride in ((100, 10, 4, 3), (7, 30, 1, 1), (1, 25, 2, 0.001)):
-        windows = sliding_windows(frames, fps, seconds, stride)
+        windows = sliding_windows(np.arange(frames) / fps, frames / fps, seconds, stride)
         assert {w.last - w.first for w in windows} == {min(frames, round(seconds * fps))}
         assert windows[-1].last == frames
         assert set().union(*(range(w.first, w.last) for w in windows)) == set(range(frames))
-    hour = sliding_windows(108000, 30, 10, 5)
+    hour = sliding_windows(np.arange(108000) / 30, 3600, 10, 5)
     assert len(hour) == 719
     assert hour[1].start == 5
 

@@ -1,12 +1,12 @@
 """Decode every frame of every video of an annotation list and say which ones cannot be read.
 
-Videos are decoded by decord, as in training, each in a process of its own: a file that crashes the
-decoder or keeps it busy for ever is reported like any other. Exit code 0 says that all are good, 1
+Each video is decoded from its start, then frames are taken out of order, as in training, and must
+be the same. It has a process of its own: a file that crashes the decoder or keeps it busy for ever
+is reported like any other. Exit code 0 says that all are good, 1
 that some are bad, 2 that the list or the arguments are wrong, 130 that the check was interrupted.
 """
 
 import argparse
-import io
 import multiprocessing
 import os
 import signal
@@ -18,10 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import decord
 from rich.progress import track
-
-FRAMES_AT_ONCE = 16
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -36,6 +33,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     )
     parser.add_argument(
         '--timeout', type=float, default=300, help='seconds for a video, then it is bad (300)'
+    )
+    parser.add_argument(
+        '--thorough', action='store_true', help='take all frames out of order, not ten of a video'
     )
     parser.add_argument('--out-good', type=Path, help='list to write without the bad videos')
     parser.add_argument('--out-bad', type=Path, help='file to write, "PATH<TAB>REASON" a line')
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
     bad: dict[str, str] = {}
     try:
-        checked = check(videos, args.workers, args.timeout)
+        checked = check(videos, args.workers, args.timeout, args.thorough)
         for video, failure in track(checked, 'Decoding', total=len(videos)):
             if failure:
                 step, text = failure
@@ -111,7 +111,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def check(
-    videos: Iterable[str], workers: int, timeout: float
+    videos: Iterable[str], workers: int, timeout: float, thorough: bool = False
 ) -> Iterator[tuple[str, tuple[str, str] | None]]:
     """Decode videos in processes of their own.
 
@@ -119,19 +119,19 @@ def check(
         videos: Paths.
         workers: How many to decode at a time.
         timeout: Seconds for each.
+        thorough: Whether to take all frames out of order. Defaults to False: ten of a video.
 
     Yields:
         Each path, in the order in which they are done, and None or what failed and why.
     """
-    context: Any = multiprocessing.get_context('forkserver' if os.name == 'posix' else 'spawn')
-    context.set_forkserver_preload(['__main__'])  # decord is imported once, not for each video
+    context: Any = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
     waiting = iter(videos)
     running: dict[Connection, tuple[str, multiprocessing.process.BaseProcess, float]] = {}
     try:
         while True:
             while len(running) < workers and (video := next(waiting, None)) is not None:
                 result, end = context.Pipe(duplex=False)
-                process = context.Process(target=decode, args=(video, end), daemon=True)
+                process = context.Process(target=decode, args=(video, thorough, end), daemon=True)
                 with uninterrupted():
                     process.start()
                     running[result] = video, process, time.monotonic() + timeout
@@ -145,7 +145,7 @@ def check(
                 if result in done:
                     yield video, outcome(result, process)
                 elif now >= deadline:
-                    yield video, ('decord', f'not done after {timeout:g} seconds')
+                    yield video, ('decoder', f'not done after {timeout:g} seconds')
                 else:
                     continue
                 del running[result]
@@ -165,7 +165,7 @@ def outcome(
         process.join()
         code = process.exitcode or 0
         cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
-        return 'decord', f'crashed ({cause})'
+        return 'decoder', f'crashed ({cause})'
 
 
 def stop(process: multiprocessing.process.BaseProcess) -> None:
@@ -174,17 +174,19 @@ def stop(process: multiprocessing.process.BaseProcess) -> None:
     process.join()
 
 
-def decode(video: str, end: Connection) -> None:
+def decode(video: str, thorough: bool, end: Connection) -> None:
     """Decode a video as ``DecordInit`` and ``DecordDecode`` do and send what failed, or None."""
+    from mmaction.datasets.transforms import DecordInit
+
+    from mmsifa.video import check_frames
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the decoder's own words
     step = 'DecordInit'
     try:
-        path = Path(video if os.path.splitext(video)[1] else f'{video}.mp4')
-        reader = decord.VideoReader(io.BytesIO(path.read_bytes()), num_threads=1)
+        reader = DecordInit().transform(dict(filename=video))['video_reader']
         step = 'DecordDecode'
-        for start in range(0, len(reader), FRAMES_AT_ONCE):
-            reader.get_batch(range(start, min(start + FRAMES_AT_ONCE, len(reader))))
+        check_frames(reader, thorough)
     except Exception as error:
         end.send((step, str(error) or type(error).__name__))
     else:

@@ -32,11 +32,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import cv2
-import decord
 import numpy as np
 from rich.progress import track
 
 from mmsifa.datasets.motions import MOTIONS, render, sample_clip
+from mmsifa.video import UnreadableVideoError, VideoReader
 
 FORMAT = {'format': 'mmsifa-motion', 'version': 1}
 
@@ -91,7 +91,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         fps: Frames per second.
 
     Raises:
-        RuntimeError: If OpenCV can't write the file, or decord can't read it to its end.
+        RuntimeError: If OpenCV can't write the file, or it can't be read to its end.
     """
     height, width = frames.shape[1:3]
     codec = cv2.VideoWriter.fourcc(*'FFV1')
@@ -106,12 +106,12 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     writer.release()
 
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        whole = len(reader) == len(frames) and np.array_equal(reader[-1].asnumpy(), frames[-1])
-    except (decord.DECORDError, RuntimeError) as error:
+        reader = VideoReader(path)
+        whole = len(reader) == len(frames) and np.array_equal(reader[len(reader) - 1], frames[-1])
+    except (UnreadableVideoError, OSError) as error:
         raise RuntimeError(
-            f'decord, with which MMAction2 reads videos, could not read {path} back. It fails at '
-            f'some frame sizes, here {width}x{height}; 64, 112 and 224 work'
+            f'{path} could not be read back ({error}). FFV1 fails at some frame sizes, here '
+            f'{width}x{height}; 64, 112 and 224 work'
         ) from error
     if not whole:
         raise RuntimeError(f'{path} does not hold all that was written: is the disk full?')

@@ -38,7 +38,6 @@ from mmsifa.apis import (
     write_csv,
     write_jsonl,
 )
-from mmsifa.apis.annotation import unsupported_reason
 from mmsifa.apis.command_line import add_recognizer_arguments
 from mmsifa.apis.timeline import best_runs, clock
 from mmsifa.atomic_write import check_writable
@@ -94,8 +93,6 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise ValueError(f'--out {path} is of one video, got {len(args.videos)} videos')
         if kind == '.png' and not args.sliding:
             raise ValueError(f'--out {path}, a timeline, needs --sliding SECONDS')
-        if kind == '.mp4' and (reason := unsupported_reason()):
-            raise ValueError(reason)
         if path.resolve() in {Path(video).resolve() for video in args.videos}:
             raise ValueError(f'--out {path} is one of the videos to read')
         check_writable(path)

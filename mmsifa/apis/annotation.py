@@ -1,13 +1,12 @@
 """Videos with the predictions drawn on them."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
-import decord
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +15,7 @@ from mmsifa.apis.prediction import VideoResult
 from mmsifa.apis.timeline import spans
 from mmsifa.apis.video_reader import Worker
 from mmsifa.atomic_write import unfinished_file
+from mmsifa.video import VideoReader, VideoWriter
 
 SMALLEST = 320  # smaller frames are enlarged, or the text would not fit
 
@@ -28,7 +28,7 @@ def annotate_video(
 ) -> None:
     """Write a video with the five best classes and their scores on every frame.
 
-    It is H.264 in MP4, without sound, of the same frame rate; frames of a short side below 320
+    It is H.264 in MP4, without sound, each frame at its time; frames of a short side below 320
     pixels are enlarged by a whole number. With windows each frame shows the prediction of the
     nearest one. One frame at a time is in memory.
 
@@ -59,13 +59,6 @@ def annotate_video(
         unfinished.replace(path)
 
 
-def unsupported_reason() -> str | None:
-    """Return what is missing to write videos, None if nothing is."""
-    if find_spec('imageio_ffmpeg') is None:
-        return "annotated videos need imageio-ffmpeg: pip install 'mmsifa[visualization]'"
-    return None
-
-
 def _annotate(
     video: str, path: Path, starts: list[float], captions: list[list[tuple[str, float]]]
 ) -> Iterator[tuple[int, int]]:
@@ -73,40 +66,26 @@ def _annotate(
 
     From each start, in seconds, on it has the caption of the same number.
     """
-    import imageio_ffmpeg
-
-    reader = decord.VideoReader(video, num_threads=1)
-    total, fps = len(reader), reader.get_avg_fps()
-    height, width = reader[0].shape[:2]
-    reader.seek(0)
-    scale = math.ceil(SMALLEST / min(height, width))
-    size = width * scale, height * scale
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        size,
-        fps=fps,
-        macro_block_size=2,  # H.264 has even sides
-        output_params=['-f', 'mp4'],
-        ffmpeg_log_level='error',
-    )
-    writer.send(None)
+    reader = VideoReader(video)
+    ends = [*reader.times[1:], reader.duration]
     current, panel = -1, np.zeros((0, 0, 4))
-    for number in range(total):
-        frame = reader.next().asnumpy()
-        if scale > 1:
-            frame = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
-        shown = max(i for i, start in enumerate(starts) if start <= number / fps + 1e-6)
-        if shown != current:
-            current, panel = shown, _panel(captions[shown], size)
-        h, w = panel.shape[:2]
-        corner = frame[size[1] - h :, :w]
-        alpha = panel[..., 3:] / 255
-        corner[:] = (corner * (1 - alpha) + panel[..., :3] * alpha).astype(np.uint8)
-        writer.send(np.ascontiguousarray(frame))
-        if number % 30 == 29:
-            yield number + 1, total
-    writer.close()
-    yield total, total
+    with VideoWriter(path) as writer:
+        for number, (frame, start, end) in enumerate(zip(reader, reader.times, ends, strict=True)):
+            scale = math.ceil(SMALLEST / min(frame.shape[:2]))
+            size = frame.shape[1] * scale, frame.shape[0] * scale
+            if scale > 1:
+                frame = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+            shown = bisect_right(starts, start + 1e-6) - 1
+            if shown != current:
+                current, panel = shown, _panel(captions[shown], size)
+            h, w = panel.shape[:2]
+            corner = frame[size[1] - h :, :w]
+            alpha = panel[..., 3:] / 255
+            corner[:] = (corner * (1 - alpha) + panel[..., :3] * alpha).astype(np.uint8)
+            writer.write(frame, start, end)
+            if number % 30 == 29:
+                yield number + 1, len(reader)
+    yield len(reader), len(reader)
 
 
 def _panel(caption: list[tuple[str, float]], size: tuple[int, int]) -> np.ndarray:

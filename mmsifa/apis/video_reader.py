@@ -5,7 +5,7 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -13,22 +13,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import decord
+import numpy as np
 import torch
 from mmaction.utils import get_str_type
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from numpy.typing import NDArray
 
-from mmsifa.datasets import UnreadableVideoError
 from mmsifa.datasets.checked import reason_of
+from mmsifa.video import TOLERANCE, UnreadableVideoError, VideoReader
 
 VIDEO_DECODERS = ('DecordDecode', 'PyAVDecode', 'OpenCVDecode', 'PIMSDecode')
 TIMEOUT = 300  # seconds without a sign of life, then a video counts as unreadable
 
 
 class Window(NamedTuple):
-    """A part of a video, frames ``first`` to ``last`` - 1, which start and end at these seconds."""
+    """A part of a video from one second to another, in which frames first to last - 1 are seen."""
 
     first: int
     last: int
@@ -92,15 +93,18 @@ def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], s
     return steps, note
 
 
-def sliding_windows(frames: int, fps: float, seconds: float, stride: float) -> list[Window]:
+def sliding_windows(
+    times: Sequence[float] | NDArray, duration: float, seconds: float, stride: float
+) -> list[Window]:
     """Return the windows that cover a video.
 
-    All are equally long: the last one ends with the video, so it may overlap the one before more
-    than the others do. A video that is shorter than a window is one window.
+    A window has the frames that are seen in it. All are equally long: the last one ends with the
+    video, so it may overlap the one before more than the others do. A video that is shorter than a
+    window is one window.
 
     Args:
-        frames: Number of frames of the video.
-        fps: Frames per second.
+        times: When each frame appears, in seconds.
+        duration: When the video ends, in seconds.
         seconds: Length of a window.
         stride: From the start of one to the start of the next, in seconds.
 
@@ -108,16 +112,20 @@ def sliding_windows(frames: int, fps: float, seconds: float, stride: float) -> l
         The windows, in order.
 
     Example:
-        >>> [window[:2] for window in sliding_windows(100, 10, 4, 4)]
+        >>> times = [i / 10 for i in range(100)]
+        >>> [window[:2] for window in sliding_windows(times, 10, seconds=4, stride=4)]
         [(0, 40), (40, 80), (60, 100)]
     """
-    length = min(frames, max(1, round(seconds * fps)))
-    firsts: list[int] = []
-    step = max(1.0, stride * fps)
-    while (first := round(len(firsts) * step)) + length < frames:
-        firsts.append(first)
-    firsts.append(frames - length)
-    return [Window(i, i + length, i / fps, (i + length) / fps) for i in firsts]
+    final = max(0.0, duration - seconds)
+    starts = np.append(np.arange(0, final - TOLERANCE, stride), final)
+    ends = np.minimum(starts + seconds, duration)
+    firsts = np.searchsorted(times, starts + TOLERANCE, side='right') - 1
+    lasts = np.searchsorted(times, ends - TOLERANCE)
+    windows: dict[tuple[int, int], Window] = {}  # a stride below a frame gives some again
+    for first, last, start, end in zip(firsts, lasts, starts, ends, strict=True):
+        frames = int(first), int(last)
+        windows.setdefault(frames, Window(*frames, round(float(start), 6), round(float(end), 6)))
+    return list(windows.values())
 
 
 class Worker:
@@ -234,23 +242,17 @@ def video_samples(
     Raises:
         UnreadableVideoError: If the video cannot be opened.
     """
-    if not os.path.getsize(video):
-        raise UnreadableVideoError('the file is empty')
     names = [type(step).__name__ for step in pipeline.transforms]
     opened = next(i for i, name in enumerate(names) if name.endswith('Init')) + 1
     info = dict(filename=video, label=-1, start_index=0, modality='RGB')
     rest = Compose(pipeline.transforms[opened:])
     if sliding is None:
         info = Compose(pipeline.transforms[:opened])(info)
-        if not info['total_frames']:
-            raise UnreadableVideoError('it has no frames')
         yield [None]
         yield rest(info)
         return
-    # By its name, since DecordInit would hold the bytes of the whole file for each window.
-    reader = decord.VideoReader(video, num_threads=1)
-    fps = reader.get_avg_fps()
-    windows = sliding_windows(len(reader), fps, *sliding)
+    reader = VideoReader(video)
+    windows = sliding_windows(reader.times, reader.duration, *sliding)
     yield windows
     for window in windows:
         try:
@@ -258,7 +260,7 @@ def video_samples(
                 dict(
                     info,
                     video_reader=reader,
-                    avg_fps=fps,
+                    avg_fps=reader.get_avg_fps(),
                     start_index=window.first,
                     total_frames=window.last - window.first,
                 )

@@ -1,6 +1,5 @@
 """MMAction2's data sets, with annotation lists that are checked and videos that are named."""
 
-import re
 import traceback
 from typing import Any
 
@@ -10,6 +9,7 @@ from mmaction.registry import DATASETS
 
 from mmsifa.datasets.annotations import read_annotations
 from mmsifa.text_files import escape_path
+from mmsifa.video import UnreadableVideoError
 
 # The steps of a pipeline that open a video or decode it, and what is no fault of a file in them.
 READING_STEPS = (
@@ -17,29 +17,23 @@ READING_STEPS = (
     *(steps.OpenCVInit, steps.OpenCVDecode, steps.PIMSInit, steps.PIMSDecode),
 )
 PROGRAMMING_ERRORS = (ImportError, KeyError, TypeError, AttributeError, NameError)
-# Time and place of decord's errors, and the numbers of its checks, which differ each time.
-_PLACE = re.compile(r'\[\d\d:\d\d:\d\d\] \S+:\d+: (Check failed: .*? vs\. .*?\) )?')
-
-
-class UnreadableVideoError(RuntimeError):
-    """A video cannot be opened or decoded; the message says why."""
 
 
 def reason_of(step: str, error: Exception) -> str:
-    """Why a step failed, on one line, the same each time.
+    """Why a step failed, on one line.
 
     Args:
         step: Name of the step.
         error: What it raised.
 
     Returns:
-        The step and the error's message, without what decord puts first.
+        The step and the first line of the error's message.
 
     Example:
-        >>> reason_of('DecordInit', RuntimeError('[12:00:00] /src/reader.cc:1: no video stream'))
-        'DecordInit: no video stream'
+        >>> reason_of('DecordInit', RuntimeError('it has no video'))
+        'DecordInit: it has no video'
     """
-    text = _PLACE.sub('', str(error)).strip()
+    text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
     return escape_path(f'{step}: {first[:200]}')
 
@@ -94,9 +88,9 @@ class CheckedVideoDataset(VideoDataset):
         >>> try:
         ...     dataset[0]
         ... except UnreadableVideoError as error:
-        ...     print(str(error).partition('a.mp4')[2])
-         cannot be read (DecordInit: Error reading 13 bytes...). tools/check_videos.py finds all \
-such videos of a list, FaultTolerantVideoDataset leaves them out
+        ...     print(str(error).partition('a.mp4')[2].partition('. ')[0])
+         cannot be read (DecordInit: FFmpeg cannot read it (Invalid data found when processing \
+input))
     """
 
     def load_data_list(self) -> list[dict]:

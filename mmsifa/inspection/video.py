@@ -156,7 +156,7 @@ def _run_steps(video: str, pipeline: list[dict], start: float | None) -> Iterato
             _start_at(results, start, _span(pipeline))
         if 'frame_inds' in results and results['video_reader'] is not None:  # decoded next
             frames = results['frame_inds']
-            times = (frames / results['avg_fps']).tolist()
+            times = results['video_reader'].times[frames].tolist()
             if len(set(frames.tolist())) < frames.size:
                 yield (
                     f'{video} has only {results["total_frames"]} frames for a clip of '
@@ -167,13 +167,13 @@ def _run_steps(video: str, pipeline: list[dict], start: float | None) -> Iterato
 
 def _start_at(results: dict, start: float, span: int | None) -> None:
     """Leave of a video that was opened the frames from a second on, as many as a clip spans."""
-    fps, total = results['avg_fps'], results['total_frames']
-    if not 0 <= start * fps < total:
+    reader, total = results['video_reader'], results['total_frames']
+    if not 0 <= start < reader.duration:
         raise ValueError(
-            f'the clip must start within the video, which lasts '
-            f'{total / fps:.2f} seconds, got {start}'
+            f'the clip must start within the video, which lasts {reader.duration:.2f} seconds, got '
+            f'{start}'
         )
-    first = min(round(start * fps), total - 1)
+    first = reader.frame_at(start)
     results['start_index'] = first
     results['total_frames'] = min(total - first, span or total)
 

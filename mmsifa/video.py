@@ -1,0 +1,372 @@
+"""Video files: the frames that a player shows, their times, and each of them by its number."""
+
+import os
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+TOLERANCE = 1e-3  # seconds: Matroska rounds its time stamps to that
+
+
+class UnreadableVideoError(RuntimeError):
+    """A video cannot be opened or decoded; the message says why."""
+
+
+class VideoReader:
+    """The frames of a video that a player shows, in its order, as RGB and turned upright.
+
+    Nothing that the container counts is believed. The frames are the time stamps of the packets
+    that no edit list hides, and each decoded frame is known by its own, wherever seeking has led
+    to. A file whose packets do not tell them (AVI with B-frames, MPEG program streams, a stream
+    that starts between key frames) is decoded once when it is opened, to count, and where time
+    stamps are of no use again from its start for each frame that does not come later than the last.
+
+    Args:
+        file: Path, or a binary file that can seek.
+        num_threads: Threads to decode with. Defaults to 1.
+
+    Attributes:
+        times: When each frame appears, in seconds after the first one, (frames,).
+        duration: When the last one ends, in seconds.
+
+    Raises:
+        OSError: If there is no such file or it may not be read.
+        UnreadableVideoError: If it has no frames or cannot be read; from the other methods, if a
+            frame cannot be decoded.
+
+    Example:
+        >>> import numpy as np
+        >>> from mmsifa.video import VideoReader, VideoWriter
+        >>> path = getfixture('tmp_path') / 'video.mp4'
+        >>> with VideoWriter(path) as writer:
+        ...     for i in range(4):
+        ...         writer.write(np.full((32, 48, 3), 60 * i, np.uint8), i / 10, (i + 1) / 10)
+        >>> reader = VideoReader(path)
+        >>> len(reader), reader.times.tolist(), round(reader.duration, 6), reader[2].shape
+        (4, [0.0, 0.1, 0.2, 0.3], 0.4, (32, 48, 3))
+    """
+
+    def __init__(self, file: str | os.PathLike | BinaryIO, num_threads: int = 1) -> None:
+        self._file = file
+        self._num_threads = num_threads
+        self._reformatter = VideoReformatter()
+        self._open()
+        self._length, self._stamps, seconds, last = self._index()
+        if not self._length:
+            raise UnreadableVideoError('it has no frames')
+        self.times: NDArray[np.float64] = np.array(seconds) - seconds[0]
+        steps = np.diff(self.times)
+        if not last:
+            last = float(np.median(steps)) if len(steps) else 1 / self._rate()
+        self.duration = float(self.times[-1]) + last
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self._length
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return a frame, (H, W, 3)."""
+        return self.get_batch([index])[0]
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames in order; one is in memory at a time."""
+        for index in range(len(self)):
+            yield self[index]
+
+    def get_batch(self, indices: Sequence[int] | NDArray) -> NDArray[np.uint8]:
+        """Return frames by their numbers, which may repeat and be in any order.
+
+        Args:
+            indices: Numbers from 0 on.
+
+        Returns:
+            The frames, (len(indices), H, W, 3).
+
+        Raises:
+            IndexError: If a number is below 0 or there are not as many frames.
+            UnreadableVideoError: If a frame cannot be decoded.
+        """
+        numbers = [int(index) for index in indices]
+        wrong = [number for number in numbers if not 0 <= number < len(self)]
+        if wrong:
+            raise IndexError(f'expected frames 0 to {len(self) - 1}, got {wrong[0]}')
+        frames = {number: self._rgb(self._frame(number)) for number in sorted(set(numbers))}
+        return np.stack([frames[number] for number in numbers])
+
+    def frame_at(self, seconds: float) -> int:
+        """Return the number of the frame that is seen at a time."""
+        return max(0, bisect_right(self.times.tolist(), seconds + TOLERANCE) - 1)
+
+    def get_avg_fps(self) -> float:
+        """Return the number of frames divided by the duration."""
+        return len(self) / self.duration
+
+    def _open(self) -> None:
+        """Open the file, at its start."""
+        if not isinstance(self._file, str | os.PathLike):
+            self._file.seek(0)
+        elif os.path.isfile(self._file) and not os.path.getsize(self._file):
+            raise UnreadableVideoError('the file is empty')
+        try:
+            self._container: Any = av.open(self._file)
+        except FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise _unreadable(error) from error
+        if not self._container.streams.video:
+            raise UnreadableVideoError('it has no video, expected a file with one')
+        self._stream: Any = self._container.streams.video[0]
+        self._stream.thread_type = 'AUTO' if self._num_threads > 1 else 'NONE'
+        self._stream.codec_context.thread_count = self._num_threads
+        self._size = self._stream.width, self._stream.height
+        if self._size == (1, 1):
+            raise UnreadableVideoError('its frames have one pixel, expected more')
+        self._frames = self._decode()
+        self._position = -1  # of the last frame decoded
+
+    def _index(self) -> tuple[int, list[int] | None, list[float], float]:
+        """Count the frames.
+
+        Returns:
+            Their number, their time stamps if these tell one from the other, their times in
+            seconds, and how long the last one is shown, 0 if the file does not say so.
+        """
+        shown, self._keys = [], []
+        for packet in self._packets():
+            if packet.is_keyframe and packet.pts is not None:
+                # Where seeking leads there, in the order of time
+                self._keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+            if not packet.is_discard:
+                shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+        self._keys.sort()
+        pts = [stamp for stamp, _, _ in shown]
+        self._open()
+        unit = float(self._stream.time_base)
+        stamped = bool(pts) and None not in pts and len(set(pts)) == len(pts)
+        # AVI has no time stamps and MPEG program streams not all of them: FFmpeg guesses.
+        container, codec = self._container.format.name, self._stream.codec_context
+        guessed = container == 'mpeg' or (container == 'avi' and codec.has_b_frames)
+        hides = codec.name == 'vp8'  # has packets that show nothing
+        starts_with_key = bool(shown) and shown[0][2] and pts[0] == min(pts, key=lambda p: p or 0)
+        if stamped and not guessed and not hides and starts_with_key:
+            shown.sort()
+            pts = [stamp for stamp, _, _ in shown]
+            return len(pts), pts, [stamp * unit for stamp in pts], shown[-1][1] * unit
+        decoded = [frame.pts for frame in self._frames]
+        self._open()
+        if stamped and not guessed and None not in decoded and _increase(decoded):
+            return len(decoded), decoded, [stamp * unit for stamp in decoded], 0.0
+        rate = self._rate()
+        times = [number / rate for number in range(len(decoded))]
+        if stamped and len(pts) == len(decoded):  # right together, if not each for its frame
+            times = [stamp * unit for stamp in sorted(pts)]
+        return len(decoded), None, times, 0.0
+
+    def _rate(self) -> float:
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return float(rate) if rate else 25.0
+
+    def _packets(self) -> Iterator[Any]:
+        try:
+            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+        except FFmpegError as error:
+            raise _unreadable(error) from error
+
+    def _decode(self, seeks: bool = False) -> Iterator[Any]:
+        """Yield the frames from where the file is, after seeking from a key frame on."""
+        try:
+            for packet in self._container.demux(self._stream):
+                seeks = seeks and not packet.is_keyframe
+                if not seeks:
+                    yield from packet.decode()
+        except FFmpegError as error:
+            raise _unreadable(error) from error
+
+    def _frame(self, index: int) -> Any:
+        """Return the frame of a number."""
+        frame = None
+        if self._stamps is not None:
+            frame = self._frame_by_stamp(index, self._stamps)
+            if frame is None:
+                self._open()
+                decoded = sum(1 for _ in self._frames)
+                if decoded != len(self):
+                    raise UnreadableVideoError(
+                        f'it decodes to {decoded} frames, expected the {len(self)} that it has '
+                        'time stamps for: encode it anew'
+                    )
+                self._stamps = None
+                self._open()
+        if frame is None:
+            frame = self._frame_by_order(index)
+        if frame.is_corrupt:
+            raise UnreadableVideoError(f'frame {index} is damaged')
+        return frame
+
+    def _frame_by_order(self, index: int) -> Any:
+        if self._position >= index:
+            self._open()
+        for frame in self._frames:
+            self._position += 1
+            if self._position == index:
+                return frame
+        raise UnreadableVideoError(f'it decodes to {self._position + 1} frames, then to others')
+
+    def _frame_by_stamp(self, index: int, stamps: list[int]) -> Any:
+        """Return the frame of a number; None if the time stamps lead to no such frame."""
+        key = bisect_right(self._keys, stamps[index], key=lambda stamp: stamp[0]) - 1
+        behind = self._position < index and (
+            key < 0 or self._keys[key][0] <= stamps[self._position + 1]
+        )
+        if behind and (frame := self._advance(index, stamps)):
+            return frame
+        for start in (key, key - 1):
+            if start > 0:
+                try:
+                    self._container.seek(self._keys[start][1], stream=self._stream)
+                except FFmpegError:
+                    break
+                self._frames, self._position = self._decode(seeks=True), -1
+                if frame := self._advance(index, stamps):
+                    return frame
+        self._open()
+        return self._advance(index, stamps)
+
+    def _advance(self, index: int, stamps: list[int]) -> Any:
+        """Decode up to a frame; return None where it does not come or another one is missing."""
+        for frame in self._frames:
+            number = len(stamps) if frame.pts is None else bisect_left(stamps, frame.pts)
+            known = number < len(stamps) and stamps[number] == frame.pts
+            if self._position == -1:
+                known = known and (number == 0 or frame.key_frame)
+            else:
+                known = known and self._position == number - 1
+            if not known or number > index:
+                return None
+            self._position = number
+            if number == index:
+                return frame
+        return None
+
+    def _rgb(self, frame: Any) -> NDArray[np.uint8]:
+        width, height = self._size
+        rgb: Any = self._reformatter.reformat(
+            frame, width, height, 'rgb24', interpolation=Interpolation.BICUBIC
+        ).to_ndarray()
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        return rgb if matrix is None else _turn(rgb, np.frombuffer(matrix, np.int32))
+
+
+def check_frames(reader: VideoReader, thorough: bool = False) -> None:
+    """Decode a video from its start, then take frames out of order and see that they are the same.
+
+    Args:
+        reader: The video.
+        thorough: Whether all frames are taken. Defaults to False: ten from the first to the last.
+
+    Raises:
+        UnreadableVideoError: If a frame cannot be decoded or is another one.
+    """
+    count = len(reader) if thorough else min(10, len(reader))
+    places = set(np.linspace(0, len(reader) - 1, count).round().astype(int).tolist())
+    sums = {i: zlib.crc32(frame.data) for i, frame in enumerate(reader) if i in places}
+    for place in np.random.default_rng(0).permutation(list(sums)).tolist():
+        if zlib.crc32(reader[place].data) != sums[place]:
+            raise UnreadableVideoError(
+                f'frame {place} is another one after seeking than in a decode from the start: '
+                'encode it anew'
+            )
+
+
+class VideoWriter:
+    """Writes H.264 in MP4, each frame with its time; a context that ends with the file complete.
+
+    Args:
+        path: File to write, in place, whatever its ending.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: From :meth:`write`, if H.264 cannot hold frames of that size.
+
+    Example:
+        >>> import numpy as np
+        >>> from mmsifa.video import VideoReader, VideoWriter
+        >>> path = getfixture('tmp_path') / 'video.mp4'
+        >>> with VideoWriter(path) as writer:
+        ...     writer.write(np.zeros((32, 48, 3), np.uint8), 0, 0.5)
+        ...     writer.write(np.ones((32, 48, 3), np.uint8), 0.5, 3)
+        >>> VideoReader(path).times.tolist()
+        [0.0, 0.5]
+    """
+
+    _UNIT = Fraction(1, 90000)
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._container = av.open(os.fspath(path), 'w', format='mp4')
+        self._stream: Any = self._container.add_stream('libx264')
+        self._stream.pix_fmt = 'yuv420p'
+        self._stream.codec_context.time_base = self._UNIT
+        self._durations: dict[int, int] = {}  # by time stamp
+
+    def __enter__(self) -> 'VideoWriter':
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None and self._durations:
+            self._encode(None)
+        self._container.close()
+
+    def write(self, image: NDArray[np.uint8], start: float, end: float) -> None:
+        """Add a frame.
+
+        Args:
+            image: (H, W, 3), RGB, of the size of the first one; H.264 has even sides, so a last odd
+                row or column is left out.
+            start: When it appears, in seconds.
+            end: When the next one does.
+        """
+        height, width = (side // 2 * 2 for side in image.shape[:2])
+        if not self._durations:
+            self._stream.height, self._stream.width = height, width
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]))
+        frame.time_base = self._UNIT
+        frame.pts = round(start / self._UNIT)
+        self._durations[frame.pts] = round(end / self._UNIT) - frame.pts
+        try:
+            self._encode(frame)
+        except FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise ValueError(f'H.264 cannot hold frames of {width} x {height} pixels') from error
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        for packet in self._stream.encode(frame):
+            packet.duration = self._durations[packet.pts]  # the encoder forgets the last one's
+            self._container.mux(packet)
+
+
+def _turn(image: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Turn and mirror an image as a display matrix says, to the nearest quarter."""
+    a, b, _, c, d = matrix[:5].tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _increase(numbers: Sequence[int]) -> bool:
+    return all(a < b for a, b in pairwise(numbers))
+
+
+def _unreadable(error: Exception) -> UnreadableVideoError:
+    text = getattr(error, 'strerror', None) or str(error)
+    return UnreadableVideoError(f'FFmpeg cannot read it ({text})')
