@@ -57,7 +57,9 @@ class VideoReader:
     """
 
     def __init__(self, file: str | os.PathLike | BinaryIO, num_threads: int = 1) -> None:
-        self._file = file
+        self._file: Any = file
+        if isinstance(file, str | os.PathLike):
+            self._file = open(file, 'rb')  # noqa: SIM115  (as long as the reader lives)
         self._num_threads = num_threads
         self._reformatter = VideoReformatter()
         self._open()
@@ -113,15 +115,13 @@ class VideoReader:
 
     def _open(self) -> None:
         """Open the file, at its start."""
-        if not isinstance(self._file, str | os.PathLike):
-            self._file.seek(0)
-        elif os.path.isfile(self._file) and not os.path.getsize(self._file):
+        self._file.seek(0)
+        if not self._file.read(1):
             raise UnreadableVideoError('the file is empty')
-        try:
-            self._container: Any = av.open(self._file)
+        self._file.seek(0)
+        try:  # as a file whose name says nothing and which may open no others, as playlists do
+            self._container: Any = av.open(self._file, options=dict(protocol_whitelist='none'))
         except FFmpegError as error:
-            if isinstance(error, OSError):
-                raise
             raise _unreadable(error) from error
         if not self._container.streams.video:
             raise UnreadableVideoError('it has no video, expected a file with one')

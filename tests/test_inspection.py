@@ -30,6 +30,7 @@ from mmsifa.inspection.positions import choose_positions
 from mmsifa.inspection.video import one_view_pipeline
 from mmsifa.models import SIFA, SIFANet, SIFAPlugin, SIFATransformer
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
+from mmsifa.video import VideoWriter
 from tools.inspect_attention import main
 
 OPTIONS = {
@@ -272,6 +273,19 @@ def test_inspect_video_shows_the_clip_and_the_scores(tiny, video):
     later = inspect_video(model, video, start=2 / decord.VideoReader(str(video)).get_avg_fps())
     assert np.array_equal(later.frames[:-1], frames[1:])
     assert later.scores[0][0].startswith('class ')
+
+
+def test_a_clip_starts_at_the_second_that_is_asked_for(tiny, tmp_path):
+    path = tmp_path / 'variable.mp4'
+    times = [i / 30 for i in range(60)] + [2 + i / 5 for i in range(31)]
+    with VideoWriter(path) as writer:
+        for i, (start, end) in enumerate(pairwise(times)):
+            writer.write(np.full((64, 64, 3), 220 if i < 60 else 40, np.uint8), start, end)
+    inspection = inspect_video(tiny[0], path, start=2.5)
+    assert inspection.times[0] == pytest.approx(2.4, abs=1e-3)
+    np.testing.assert_allclose(np.diff(inspection.times), 0.2, atol=1e-3)
+    assert inspection.frames.max() < 60
+    assert inspect_video(tiny[0], path, start=0.5).frames.min() > 200
 
 
 def test_inspect_video_refuses_in_a_sentence(tiny, video, tmp_path):

@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -37,6 +38,7 @@ from mmsifa.apis import (
 from mmsifa.apis.annotation import annotate_video
 from mmsifa.apis.timeline import best_runs, spans
 from mmsifa.apis.video_reader import Worker, video_samples
+from mmsifa.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -279,6 +281,52 @@ def test_sliding_draws_a_timeline_and_a_video_and_writes_rows(
         assert off[:200].mean() < 6  # the picture is the video's
         assert off[230:, :60].mean() > 20  # but for the caption
     assert not list(tmp_path.glob('.*'))
+
+
+@pytest.fixture(scope='module')
+def variable(clips, tmp_path_factory):
+    """A video of 30 frames a second, from 2.0 seconds on of 5: 60 bright frames, then 15 dark."""
+    path = tmp_path_factory.mktemp('variable') / 'variable.mp4'
+    times = [i / 30 for i in range(60)] + [2 + i / 5 for i in range(16)]
+    with VideoWriter(path) as writer:
+        for i, (start, end) in enumerate(pairwise(times)):
+            writer.write(np.full((64, 64, 3), 220 if i < 60 else 40, np.uint8), start, end)
+    return str(path), times
+
+
+def test_windows_and_drawn_videos_have_the_times_of_the_frames(
+    variable, weights, command, tmp_path
+):
+    video, times = variable
+    table, drawn = tmp_path / 'o.csv', tmp_path / 'o.mp4'
+    outputs = ['--out', str(table), '--out', str(drawn)]
+    assert predict.main([video, *command, '--sliding', '1', *outputs]) == 0
+    rows = list(csv.DictReader(table.open()))[::5]
+    assert [(row['start'], row['end']) for row in rows] == [
+        (f'{i}.000', f'{i + 1}.000') for i in range(5)
+    ]
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    result = next(predict_videos(model, [video], sliding=(1, 1)))
+    frames = [(p.window.first, p.window.last) for p in result.predictions]
+    assert frames == [(0, 30), (30, 60), (60, 65), (65, 70), (70, 75)]
+    np.testing.assert_allclose(VideoReader(drawn).times, times[:-1], atol=1e-3)
+
+
+def test_a_window_without_a_new_frame_has_the_one_that_is_seen():
+    windows = sliding_windows([0, 0.5, 3], 4, seconds=1, stride=1)
+    assert [window[:2] for window in windows] == [(0, 2), (1, 2), (2, 3)]
+
+
+def test_a_file_without_ending_is_itself(clips, command, tmp_path):
+    upload, neighbour = tmp_path / 'upload', tmp_path / 'upload.mp4'
+    upload.write_bytes(Path(clips[0]).read_bytes())
+    rows = []
+    for _ in range(2):
+        table = tmp_path / 'o.csv'
+        assert predict.main([str(upload), *command, '--out', str(table)]) == 0
+        rows.append(table.read_text())
+        neighbour.write_bytes(Path(clips[1]).read_bytes())
+    assert rows[0] == rows[1]
 
 
 def test_where_windows_overlap_the_nearest_counts():
