@@ -64,6 +64,7 @@ class VideoReader:
         self._reformatter = VideoReformatter()
         self._open()
         self._length, self._stamps, seconds, last = self._index()
+        self._position = self._length  # at the end of the file
         if not self._length:
             raise UnreadableVideoError('it has no frames')
         self.times: NDArray[np.float64] = np.array(seconds) - seconds[0]
@@ -150,20 +151,18 @@ class VideoReader:
                 shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
         self._keys.sort()
         pts = [stamp for stamp, _, _ in shown]
-        self._open()
         unit = float(self._stream.time_base)
         stamped = bool(pts) and None not in pts and len(set(pts)) == len(pts)
         # AVI has no time stamps and MPEG program streams not all of them: FFmpeg guesses.
         container, codec = self._container.format.name, self._stream.codec_context
         guessed = container == 'mpeg' or (container == 'avi' and codec.has_b_frames)
         hides = codec.name == 'vp8'  # has packets that show nothing
-        starts_with_key = bool(shown) and shown[0][2] and pts[0] == min(pts, key=lambda p: p or 0)
-        if stamped and not guessed and not hides and starts_with_key:
+        if stamped and shown[0][2] and pts[0] == min(pts) and not guessed and not hides:
             shown.sort()
             pts = [stamp for stamp, _, _ in shown]
             return len(pts), pts, [stamp * unit for stamp in pts], shown[-1][1] * unit
-        decoded = [frame.pts for frame in self._frames]
         self._open()
+        decoded = [frame.pts for frame in self._frames]
         if stamped and not guessed and None not in decoded and _increase(decoded):
             return len(decoded), decoded, [stamp * unit for stamp in decoded], 0.0
         rate = self._rate()
@@ -231,7 +230,7 @@ class VideoReader:
         if behind and (frame := self._advance(index, stamps)):
             return frame
         for start in (key, key - 1):
-            if start > 0:
+            if start >= 0:
                 try:
                     self._container.seek(self._keys[start][1], stream=self._stream)
                 except FFmpegError:

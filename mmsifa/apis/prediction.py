@@ -141,7 +141,7 @@ def predict_videos(
     """
     config: Any = model.cfg
     init_default_scope(config.get('default_scope', 'mmaction'))
-    pipeline = Compose(video_pipeline(config, sliding is not None)[0])
+    pipeline = Compose(video_pipeline(config)[0])
     batch_size = batch_size or config.get('test_dataloader', {}).get('batch_size', 1)
     if (config.model.get('test_cfg') or {}).get('max_testing_views'):
         batch_size = 1

@@ -37,14 +37,13 @@ class Window(NamedTuple):
     end: float
 
 
-def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], str | None]:
+def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
     """Return the steps by which a config tests, for video files.
 
-    Raw frames are read from the video by decord instead, as MMAction2's inferencer does.
+    They read by :class:`~mmsifa.video.VideoReader`, whatever the config decodes by.
 
     Args:
         config: Config of a recognizer.
-        sliding: Whether windows of long videos are to be read, which is decord's work too.
 
     Returns:
         The steps, with names that MMAction2's need no scope in, and one sentence on what was
@@ -85,7 +84,7 @@ def video_pipeline(config: Config, sliding: bool = False) -> tuple[list[dict], s
         )
     decode = decoders[0]
     raw = types[decode] == 'RawFrameDecode'
-    if raw or (sliding and types[decode] != 'DecordDecode'):
+    if types[decode] != 'DecordDecode':
         steps[decode] = dict(type='DecordDecode')
         inits = [step for step, kind in zip(steps, types, strict=True) if kind.endswith('Init')]
         steps = [dict(type='DecordInit'), *(step for step in steps if step not in inits)]

@@ -96,7 +96,7 @@ def one_view_pipeline(config: Config) -> list[dict]:
         config: Config of a recognizer.
 
     Returns:
-        The changed copy of its pipeline, which reads by decord.
+        The changed copy of its pipeline, which reads video files.
 
     Raises:
         ValueError: If the recognizer takes no RGB videos.
@@ -104,7 +104,7 @@ def one_view_pipeline(config: Config) -> list[dict]:
     # It brings MMAction2's inference API along, for which training has no use.
     from mmsifa.apis import video_pipeline
 
-    steps, _ = video_pipeline(config, sliding=True)
+    steps, _ = video_pipeline(config)
     for step in steps:
         if step['type'] in ('ThreeCrop', 'TenCrop'):
             step['type'] = 'CenterCrop'
