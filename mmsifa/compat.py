@@ -30,7 +30,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 
-from mmsifa import compat_fsdp
+from mmsifa import compat_fsdp, compat_resume
 from mmsifa.atomic_write import write_atomically
 from mmsifa.checkpoint import CheckpointError, refused, safe_loading
 from mmsifa.video import VideoReader
@@ -54,6 +54,7 @@ def apply():
     compat_fsdp.mend_cpu_fsdp()
     compat_fsdp.mend_fsdp_resume()
     compat_fsdp.mend_flexible_position()
+    compat_resume.mend_resuming()
 
 
 class _MissingDRN(MetaPathFinder, Loader):

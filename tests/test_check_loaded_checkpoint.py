@@ -1,4 +1,4 @@
-"""The hook that refuses weights of another model and files of other runs."""
+"""The hook that refuses weights of another model."""
 
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def test_weights_of_another_model_are_refused(use, other, trained, tmp_path):
         elif use == 'test':
             runner(tmp_path, model).load_checkpoint(str(trained))
         else:
-            runner(tmp_path, model, load_from=str(trained), resume=True).train()
+            runner(tmp_path, model, resume=str(trained)).train()
 
     with pytest.raises(CheckpointError, match=reason) as error:
         load()
@@ -196,37 +196,3 @@ def test_the_flexible_runner_checks_too(trained, tmp_path):
     )  # fmt: skip
     with pytest.raises(CheckpointError, match='of another shape'):
         flexible.train()
-
-
-@pytest.mark.parametrize('inside', [True, False])
-def test_files_of_other_runs_are_left_alone(inside, trained, tmp_path):
-    """MMEngine removes the best checkpoint that a resumed one names when a better one comes."""
-    work_dir = tmp_path / f'work-{inside}'
-    work_dir.mkdir()
-    other = (work_dir if inside else tmp_path) / 'thesis.pth'
-    content = torch.load(trained, weights_only=False)
-    infos = content['message_hub']['runtime_info']
-    infos.update(best_ckpt=str(other), interrupted_ckpt=str(other), keep_ckpt_ids=['../thesis'])
-    content['message_hub']['resumed_keys'].update(dict.fromkeys(infos, True))
-    torch.save(content, tmp_path / 'lies.pth')
-    resumed = runner(work_dir, Recognizer(), load_from=str(tmp_path / 'lies.pth'), resume=True)
-    resumed.train()
-    hub = resumed.message_hub.runtime_info
-    assert ('best_ckpt' in hub) is ('interrupted_ckpt' in hub) is inside
-    assert 'keep_ckpt_ids' not in hub
-    if inside:
-        assert hub['best_ckpt'] == str(other)
-
-
-def test_the_folder_of_the_checkpoint_hook_is_the_runs_own(trained, tmp_path):
-    work_dir, out_dir = tmp_path / 'work', tmp_path / 'large_disk'
-    best = str(out_dir / 'work/best_acc_epoch_1.pth')
-    content = torch.load(trained, weights_only=False)
-    content['message_hub']['runtime_info'].update(best_ckpt=best, keep_ckpt_ids=[1])
-    torch.save(content, tmp_path / 'own.pth')
-    hooks = dict(checkpoint=dict(type='CheckpointHook', out_dir=str(out_dir)))
-    load_from = str(tmp_path / 'own.pth')
-    resumed = runner(work_dir, Recognizer(), load_from=load_from, resume=True, default_hooks=hooks)
-    resumed.train()
-    assert resumed.message_hub.get_info('best_ckpt') == best
-    assert resumed.message_hub.get_info('keep_ckpt_ids') == [1]

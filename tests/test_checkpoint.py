@@ -287,7 +287,7 @@ def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
     content['message_hub']['runtime_info']['cfg'] = code
     torch.save(content, path)
 
-    tiny_runner(tmp_path / 'again', load_from=str(path), resume=True).train()
+    tiny_runner(tmp_path / 'again', resume=str(path)).train()
     with pytest.raises(CheckpointError, match='refused to run the config in the checkpoint'):
         ActionRecogInferencer(None, str(path), device='cpu')
     assert not (tmp_path / 'ran').exists()

@@ -329,7 +329,7 @@ def test_multimodal_models_are_left_alone_where_their_needs_are_met(monkeypatch,
 
 def test_resume_restores_the_history_and_goes_on(tiny, trained, tmp_path):
     checkpoint, losses = trained
-    options = {'load_from': str(checkpoint), 'resume': True, 'train_cfg.max_epochs': 2}
+    options = {'resume': str(checkpoint), 'train_cfg.max_epochs': 2}
     runner = build_runner(tiny, tmp_path, 'resumed', **options)
     runner.train()
     history, _ = runner.message_hub.get_scalar('train/loss').data

@@ -1,9 +1,7 @@
-"""Refuse a checkpoint of another model, and paths in it that are not the run's own."""
-
-import os.path
+"""Refuse a checkpoint of another model."""
 
 from mmaction.registry import HOOKS
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
 from mmsifa.models.weights import check_fit
@@ -11,14 +9,11 @@ from mmsifa.models.weights import check_fit
 
 @HOOKS.register_module()
 class CheckLoadedCheckpointHook(Hook):
-    """Check that a checkpoint belongs to the model and the run that load it.
+    """Check that a checkpoint belongs to the model that loads it.
 
     MMEngine only logs which weights do not fit, and goes on with random ones. With this hook every
     name and shape must fit where a run tests, validates or resumes. Where ``load_from`` starts a
     training, the classifier may differ; what starts from scratch is logged.
-
-    A resumed checkpoint also names files that later ones replace. Those outside of the run's folder
-    are forgotten, so that they are never removed.
 
     Args:
         retrained: How the names of weights start that need not fit where ``load_from`` starts a
@@ -54,27 +49,3 @@ class CheckLoadedCheckpointHook(Hook):
         free = check_fit(runner.model, checkpoint, runner._load_from, retrained, self.unused)
         if free:
             runner.logger.info(f'not in the checkpoint, so trained from scratch: {free}')
-        self._forget_files_of_others(runner, checkpoint)
-
-    def _forget_files_of_others(self, runner, checkpoint):
-        folders = {os.path.normpath(runner.work_dir)}
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook) and hook.out_dir:
-                run = os.path.basename(os.path.normpath(runner.work_dir))
-                folders.add(os.path.normpath(os.path.join(hook.out_dir, run)))
-        hub = checkpoint.get('message_hub', {})
-        infos = hub.get('runtime_info', {})
-        for key, value in list(infos.items()):
-            if key == 'keep_ckpt_ids':
-                own = all(isinstance(step, int) for step in value)
-            elif '_ckpt' in key and value is not None:
-                own = os.path.dirname(os.path.normpath(value)) in folders
-            else:
-                continue
-            if not own:
-                runner.logger.warning(
-                    f'the checkpoint names {value} as its {key}, expected a file in '
-                    f'{runner.work_dir}: it is left alone'
-                )
-                del infos[key]
-                hub.get('resumed_keys', {}).pop(key, None)
