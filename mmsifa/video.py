@@ -57,9 +57,9 @@ class VideoReader:
     """
 
     def __init__(self, file: str | os.PathLike | BinaryIO, num_threads: int = 1) -> None:
-        self._file: Any = file
-        if isinstance(file, str | os.PathLike):
-            self._file = open(file, 'rb')  # noqa: SIM115  (as long as the reader lives)
+        self._container: Any = None
+        self._own = isinstance(file, str | os.PathLike)
+        self._file: Any = open(file, 'rb') if self._own else file  # type: ignore  # noqa: SIM115
         self._num_threads = num_threads
         self._reformatter = VideoReformatter()
         self._open()
@@ -72,6 +72,13 @@ class VideoReader:
         if not last:
             last = float(np.median(steps)) if len(steps) else 1 / self._rate()
         self.duration = float(self.times[-1]) + last
+
+    def __del__(self) -> None:
+        """Close the file, which PyAV leaves to Python's search for cycles."""
+        if hasattr(self, '_file'):  # else opening it failed
+            self._close()
+            if self._own:
+                self._file.close()
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -114,14 +121,19 @@ class VideoReader:
         """Return the number of frames divided by the duration."""
         return len(self) / self.duration
 
+    def _close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+
     def _open(self) -> None:
         """Open the file, at its start."""
+        self._close()
         self._file.seek(0)
         if not self._file.read(1):
             raise UnreadableVideoError('the file is empty')
         self._file.seek(0)
         try:  # as a file whose name says nothing and which may open no others, as playlists do
-            self._container: Any = av.open(self._file, options=dict(protocol_whitelist='none'))
+            self._container = av.open(self._file, options=dict(protocol_whitelist='none'))
         except FFmpegError as error:
             raise _unreadable(error) from error
         if not self._container.streams.video:
@@ -132,7 +144,7 @@ class VideoReader:
         self._size = self._stream.width, self._stream.height
         if self._size == (1, 1):
             raise UnreadableVideoError('its frames have one pixel, expected more')
-        self._frames = self._decode()
+        self._frames = _frames(self._container, self._stream)
         self._position = -1  # of the last frame decoded
 
     def _index(self) -> tuple[int, list[int] | None, list[float], float]:
@@ -143,7 +155,7 @@ class VideoReader:
             seconds, and how long the last one is shown, 0 if the file does not say so.
         """
         shown, self._keys = [], []
-        for packet in self._packets():
+        for packet in _packets(self._container, self._stream):
             if packet.is_keyframe and packet.pts is not None:
                 # Where seeking leads there, in the order of time
                 self._keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
@@ -174,22 +186,6 @@ class VideoReader:
     def _rate(self) -> float:
         rate = self._stream.average_rate or self._stream.guessed_rate
         return float(rate) if rate else 25.0
-
-    def _packets(self) -> Iterator[Any]:
-        try:
-            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
-        except FFmpegError as error:
-            raise _unreadable(error) from error
-
-    def _decode(self, seeks: bool = False) -> Iterator[Any]:
-        """Yield the frames from where the file is, after seeking from a key frame on."""
-        try:
-            for packet in self._container.demux(self._stream):
-                seeks = seeks and not packet.is_keyframe
-                if not seeks:
-                    yield from packet.decode()
-        except FFmpegError as error:
-            raise _unreadable(error) from error
 
     def _frame(self, index: int) -> Any:
         """Return the frame of a number."""
@@ -235,7 +231,8 @@ class VideoReader:
                     self._container.seek(self._keys[start][1], stream=self._stream)
                 except FFmpegError:
                     break
-                self._frames, self._position = self._decode(seeks=True), -1
+                self._frames = _frames(self._container, self._stream, from_key_frame=True)
+                self._position = -1
                 if frame := self._advance(index, stamps):
                     return frame
         self._open()
@@ -264,6 +261,27 @@ class VideoReader:
         ).to_ndarray()
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)
         return rgb if matrix is None else _turn(rgb, np.frombuffer(matrix, np.int32))
+
+
+# Functions, since generators of methods would keep a reader alive until Python collects cycles.
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except FFmpegError as error:
+        raise _unreadable(error) from error
+
+
+def _frames(container: Any, stream: Any, from_key_frame: bool = False) -> Iterator[Any]:
+    """Yield the frames from where a file is, or from the next key frame on."""
+    try:
+        for packet in container.demux(stream):
+            from_key_frame = from_key_frame and not packet.is_keyframe
+            if not from_key_frame:
+                yield from packet.decode()
+    except FFmpegError as error:
+        raise _unreadable(error) from error
 
 
 def check_frames(reader: VideoReader, thorough: bool = False) -> None:

@@ -1,6 +1,8 @@
 """Videos: the frames that FFmpeg's own program shows, by number, in every container."""
 
 import functools
+import gc
+import os
 import re
 import subprocess
 import threading
@@ -168,6 +170,19 @@ def test_frames_are_numbered_from_zero_to_the_last_one(files):
         with pytest.raises(IndexError, match=f'expected frames 0 to 32, got {wrong}'):
             reader[wrong]
     assert [number_of(image) - 27 for image in reader.get_batch([5, 3, 5])] == [5, 3, 5]
+
+
+def test_a_reader_that_is_done_with_closes_its_file_at_once(files):
+    gc.disable()  # or cycles of objects would be closed by and by
+    try:
+        before = len(os.listdir('/proc/self/fd'))
+        for name in ('h264.mp4', 'h264.avi', 'mpeg1.mpg'):
+            reader = VideoReader(files(name))
+            reader.get_batch([30, 5])
+            del reader
+        assert len(os.listdir('/proc/self/fd')) == before
+    finally:
+        gc.enable()
 
 
 def test_a_file_object_is_read_like_a_path(files):
