@@ -125,16 +125,28 @@ def unfinished_file(path: str | Path) -> Iterator[BinaryIO]:
     Yields:
         The new file beside it, open.
     """
+    with open_unfinished(path) as file:
+        try:
+            yield file
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def open_unfinished(path: str | Path) -> BinaryIO:
+    """Make a file as :func:`unfinished_file` does, which stays if nobody removes it.
+
+    Args:
+        path: The file whose place it shall take; missing folders are made.
+
+    Returns:
+        The new file beside it, open.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(4)}.part')
-    try:
-        with unfinished.open('xb') as file:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
-    finally:
-        unfinished.unlink(missing_ok=True)
+    file = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(4)}.part').open('xb')
+    with contextlib.suppress(OSError):  # some network file systems have no locks
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def _sync_folder(folder: Path) -> None:

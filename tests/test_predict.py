@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 from itertools import pairwise
@@ -24,6 +25,7 @@ from mmengine.runner import Runner
 
 from mmsifa.apis import (
     Prediction,
+    ResultTable,
     VideoResult,
     Window,
     class_names,
@@ -493,6 +495,15 @@ def test_a_file_of_names_that_is_no_text_is_refused_by_line(content, problem, tm
         (['CLIP', '--labels', 'none.txt'], 'none.txt'),
         (['CLIP', '--config', 'nothing'], 'no config nothing'),
         (['--cfg-options', 'CLIP'], 'expected KEY=VALUE'),
+        (['CLIP', '--cfg-options', 'a..b=1'], 'expected KEY=VALUE, got a..b=1'),
+        (['CLIP', '--cfg-options', 'model.a=[1,2'], 'model.a=[1,2 has no value that can be read'),
+        (
+            ['CLIP', '--cfg-options', 'model.b=1', 'test_pipeline.20.num_clips=1'],
+            'error: test_pipeline.20.num_clips=1 has no place in the config (Index 20 exceeds',
+        ),
+        (['CLIP', '--cfg-options', 'test_pipeline.x.y=1'], 'has no place in the config'),
+        (['CLIP', '--cfg-options', 'model.type.x=1'], 'has no place in the config'),
+        (['CLIP', '--cfg-options', 'model.backbone.stage_blocks.0=1'], 'has no place in the con'),
         (['CLIP', '--checkpoint', 'none.pth'], 'none.pth'),
         (['CLIP', '--device', 'tpu9'], 'PyTorch cannot use tpu9 here'),
         (['CLIP', '--cfg-options', 'model.backbone.foo=1'], 'of the config cannot be built'),
@@ -549,14 +560,185 @@ def test_folders_are_searched_and_must_have_videos(tmp_path):
 def test_a_table_that_cannot_be_written_costs_no_other(
     command, clips, tmp_path, capsys, monkeypatch
 ):
-    """As on a disk that is full when the work is done."""
+    """As on a disk that becomes full."""
+    add = ResultTable.add
 
-    def full(*args):
-        raise OSError(28, 'No space left on device')
+    def full(table, result, complete):
+        if table.path.suffix == '.jsonl' and len(result.predictions) == 2:
+            raise OSError(28, 'No space left on device')
+        add(table, result, complete)
 
-    monkeypatch.setattr(predict, 'write_csv', full)
-    outputs = [tmp_path / 'new' / name for name in ('o.csv', 'o.jsonl')]
+    monkeypatch.setattr(ResultTable, 'add', full)
+    outputs = [tmp_path / f'o.{ending}' for ending in ('jsonl', 'csv', 'png', 'mp4')]
     options = [word for path in outputs for word in ('--out', str(path))]
-    assert predict.main([clips[0], *command, *options]) == 1
-    assert 'o.csv was not written: [Errno 28] No space left' in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['o.jsonl']
+    assert predict.main([clips[0], *command, *options, '--sliding', '0.25']) == 1
+    text = capsys.readouterr().out
+    assert 'o.jsonl was not written: [Errno 28] No space left' in text
+    assert 'cannot be read' not in text
+    assert 'were read' not in text
+    (unfinished,) = tmp_path.glob('.o.jsonl.*.part')
+    assert f'What came before is in {unfinished}' in text.replace('\n', '')
+    assert json.loads(unfinished.read_text())['start'] == 0
+    assert len((tmp_path / 'o.csv').read_text().splitlines()) == 1 + 3 * 5
+    assert (tmp_path / 'o.png').is_file()
+    assert len(decord.VideoReader(str(tmp_path / 'o.mp4'))) == 18
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, 'tools')
+import predict
+from mmaction.registry import MODELS
+
+model_type = MODELS.get('mmaction.Recognizer3D')
+test_step, calls = model_type.test_step, []
+
+def third_is_killed(self, data):
+    calls.append(data)
+    if len(calls) == 3:
+        os.kill(os.getpid(), 9)
+    return test_step(self, data)
+
+model_type.test_step = third_is_killed
+predict.main(sys.argv[1:])
+"""
+
+
+def test_what_was_predicted_is_in_the_file_when_the_process_is_killed(
+    command, clips, tmp_path, run
+):
+    outputs = [part for kind in ('csv', 'jsonl') for part in ('--out', tmp_path / f'o.{kind}')]
+    options = ['--batch-size', '1', '--sliding', '0.5']  # two windows of each video
+    done = run('python', '-c', KILLED, *clips[:2], *command, *outputs, *options, check=False)
+    assert done.returncode == -signal.SIGKILL
+    said = re.findall(r'/o\.\w+: until all is done, (\S+) has it', done.stdout)
+    assert {*said, '00000_left.mp4.timeline.png'} == {path.name for path in tmp_path.iterdir()}
+    rows = list(csv.DictReader((tmp_path / said[0]).open()))
+    assert [(row['video'], row['start']) for row in rows[::5]] == [
+        (clips[0], '0.000'),
+        (clips[0], '0.250'),
+    ]
+    lines = (tmp_path / said[1]).read_text().splitlines()
+    assert [json.loads(line)['start'] for line in lines] == [0, 0.25]
+
+
+def test_rows_of_a_video_stay_together(tmp_path):
+    """Also where a batch ends in the middle of the next one."""
+    scores = torch.tensor([0.5, 0.5])
+    first, second = VideoResult('a.mp4', windows=2), VideoResult('b.mp4', windows=2)
+    table = ResultTable(tmp_path / 'o.jsonl', ['x', 'y'])
+    for result, window in ((first, 0), (first, 1), (second, 0)):
+        result.predictions.append(
+            Prediction(scores, Window(window, window + 1, window, window + 1))
+        )
+        table.add(result, complete=False)
+    first.failures.append('cut off')
+    table.add(first)
+    table.add(second)
+    table.close()
+    lines = [json.loads(line) for line in (tmp_path / 'o.jsonl').read_text().splitlines()]
+    assert [(line['video'], line.get('start')) for line in lines] == [
+        ('a.mp4', 0),
+        ('a.mp4', 1),
+        ('a.mp4', None),
+        ('b.mp4', 0),
+    ]
+    assert lines[2]['error'] == '1 of 2 windows: cut off'
+
+
+ODD = (b'b_\xca\xd3\xc6\xb5.mp4', b'c_\\xca.mp4', b'line\nbreak.mp4', b'[red] $x_{$.mp4')
+
+
+def test_any_file_name_is_scored_and_written_so_that_it_can_be_read(command, clips, tmp_path, run):
+    folder = tmp_path / 'videos'
+    folder.mkdir()
+    for name in ODD:
+        shutil.copy(clips[0], os.path.join(os.fsencode(folder), name))
+    out = [part for kind in ('csv', 'jsonl') for part in ('--out', tmp_path / f'o.{kind}')]
+    done = run(
+        *('python', 'tools/predict.py', folder, *command, *out, '--sliding', '1'),
+        env=dict(os.environ, PYTHONIOENCODING='ascii', OMP_NUM_THREADS='1'),
+    )
+    assert r'b_\xca\xd3\u01b5.mp4' in done.stdout  # the last two bytes are a letter
+    rows = list(csv.DictReader((tmp_path / 'o.csv').open(encoding='utf-8')))
+    lines = [json.loads(line) for line in (tmp_path / 'o.jsonl').read_text('utf-8').splitlines()]
+    for written in ([row['video'] for row in rows[::5]], [line['video'] for line in lines]):
+        assert all(path.isprintable() for path in written)
+        files = [
+            re.sub(
+                rb'\\x([0-9a-f]{2})', lambda byte: bytes.fromhex(byte[1].decode()), path.encode()
+            )
+            for path in written
+        ]
+        assert sorted(map(os.path.basename, files)) == sorted(ODD)
+        assert all(map(os.path.isfile, files))
+    drawn = [os.path.basename(path) for path in os.listdir(os.fsencode(tmp_path))]
+    assert {name + b'.timeline.png' for name in ODD} <= set(drawn)
+
+
+@pytest.mark.parametrize(
+    ('width', 'height', 'drawn'), [(1600, 16, (3200, 32)), (16, 1600, (32, 3200))]
+)
+def test_a_strip_is_drawn_as_large_as_players_show(command, tmp_path, width, height, drawn):
+    video = tmp_path / 'strip.mp4'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*'mp4v'), 12, (width, height))
+    for shade in range(16):
+        writer.write(np.full((height, width, 3), 10 * shade, np.uint8))
+    writer.release()
+    assert predict.main([str(video), *command, '--out', str(tmp_path / 'o.mp4')]) == 0
+    frames = VideoReader(tmp_path / 'o.mp4')
+    assert len(frames) == 16
+    assert frames[0].shape == (*drawn[::-1], 3)
+
+
+def test_a_picture_that_is_too_large_to_draw_is_no_unread_video(command, tmp_path, capsys):
+    video = tmp_path / 'strip.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*'MJPG'), 12, (20000, 16))
+    for _ in range(16):
+        writer.write(np.zeros((16, 20000, 3), np.uint8))
+    writer.release()
+    assert predict.main([str(video), *command, '--out', str(tmp_path / 'o.mp4')]) == 1
+    text = capsys.readouterr().out
+    assert 'H.264 cannot hold frames of 20000 x 16 pixels' in text
+    assert 'o.mp4 was not written' in text
+    assert 'read' not in text
+    assert [path.name for path in tmp_path.iterdir()] == ['strip.avi']
+
+
+@pytest.fixture
+def plain_user(tmp_path):
+    """Work as a user who may not read everything, with a folder that is open to all."""
+    tmp_path.chmod(0o777)
+    user = os.geteuid()
+    modes = {path: path.stat().st_mode for path in tmp_path.parents if user == 0}
+    for path, mode in modes.items():
+        path.chmod(mode | 0o055)
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+    for path, mode in modes.items():
+        path.chmod(mode)
+
+
+def test_what_a_folder_hides_is_named_and_counted(weights, clips, tmp_path, request):
+    """Links to nowhere, to themselves and back, and a folder that may not be searched."""
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    folder, linked = tmp_path / 'videos', tmp_path / 'linked'
+    for place in (folder / 'a.mp4', folder / 'closed/b.mp4', linked / 'c.mp4'):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clips[0], place)
+    (folder / 'gone.mp4').symlink_to('/nowhere/b.mp4')
+    (folder / 'loop.mp4').symlink_to('loop.mp4')
+    (folder / 'more').symlink_to('nowhere')
+    (folder / 'other').symlink_to(linked)
+    (linked / 'back').symlink_to(folder)
+    (folder / 'closed').chmod(0)
+    request.getfixturevalue('plain_user')
+    results = predict_videos(model, find_videos([folder]))
+    errors = {os.path.relpath(result.video, folder): result.error for result in results}
+    assert errors.pop('closed').startswith('PermissionError: [Errno 13] Permission denied')
+    link = 'it is a link to no file'
+    assert errors == {
+        'a.mp4': None, 'gone.mp4': link, 'loop.mp4': link, 'more': link, 'other/c.mp4': None
+    }  # fmt: skip

@@ -12,11 +12,12 @@ import torch
 from rich.console import Console
 
 from mmsifa.apis import class_names, load_config, load_recognizer
-from mmsifa.apis.command_line import ConfigOptions, torch_device
+from mmsifa.apis.command_line import ConfigOptions, print_any_text, torch_device
 from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.export import Exporter, ExportError, check_config
 from mmsifa.export.recognizer import TOLERANCE
+from mmsifa.text_files import escape_path
 
 
 def share(text: str) -> float:
@@ -87,8 +88,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
 
 def export(argv: list[str] | None = None) -> None:
     """Export the recognizer that the command line names."""
+    print_any_text()
     parser, args = parse_args(argv)
-    console = Console()
+    console = Console(markup=False)
     try:
         check_writable(args.out)
         config = load_config(args.config, args.cfg_options)
@@ -106,7 +108,7 @@ def export(argv: list[str] | None = None) -> None:
         parser.error(str(error))
 
     known = source != 'numbers'
-    console.print(f'class names: {source if known else "none, give --labels"}', markup=False)
+    console.print(f'class names: {source if known else "none, give --labels"}')
     console.print(f'input {exporter.metadata["input"]}: {exporter.metadata["shape"]}')
     try:
         with console.status('') as status:
@@ -116,6 +118,7 @@ def export(argv: list[str] | None = None) -> None:
     except (ExportError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     for name, (difference, of_largest) in result.differences.items():
+        name = escape_path(name)
         console.print(f'{name}: scores differ by {difference:.1e}, {of_largest:.1e} of the largest')
     if not result.telling:
         console.print(

@@ -10,7 +10,7 @@ from mmsifa.apis import (
     load_recognizer,
     video_pipeline,
 )
-from mmsifa.apis.command_line import add_recognizer_arguments
+from mmsifa.apis.command_line import add_recognizer_arguments, print_any_text
 from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.inspection import inspect_video
@@ -21,6 +21,7 @@ from mmsifa.inspection.page import write_page
 
 def main(argv: list[str] | None = None) -> None:
     """Write index.html and summary.png of the video that the command line names."""
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('video', type=Path, help='video file')

@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from mmsifa.apis.command_line import delimiter, print_any_text
 from mmsifa.datasets import split_class_folders, write_lists
 
 
 def main(argv: list[str] | None = None) -> None:
     """List the folder that the command line names."""
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', type=Path, help='folder that holds one folder for each class')
     parser.add_argument(
@@ -16,7 +18,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0, help='seed of the draw (0)')
     parser.add_argument('--out', type=Path, help='folder to write into (FOLDER)')
     parser.add_argument(
-        '--delimiter', default=' ', help=r'between path and label, \t for a tab (a space)'
+        '--delimiter',
+        type=delimiter,
+        default=' ',
+        help=r'between path and label, \t for a tab (a space)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace lists that are there')
     args = parser.parse_args(argv)
@@ -25,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--out must be a folder, and {out} is a file')
     try:
         split = split_class_folders(args.folder, args.val_share, args.seed)
-        write_lists(split, out, args.delimiter.replace(r'\t', '\t'), args.overwrite)
+        write_lists(split, out, args.delimiter, args.overwrite)
     except FileExistsError as error:
         parser.error(f'{error}; replace it with --overwrite or name another folder by --out')
     except (ValueError, OSError) as error:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mmsifa.analysis import DTYPES, Settings, chart, make_report, markdown
 from mmsifa.analysis.pages import around_markers
-from mmsifa.apis.command_line import progress_bar, torch_device
+from mmsifa.apis.command_line import print_any_text, progress_bar, torch_device
 from mmsifa.atomic_write import write_atomically
+from mmsifa.text_files import escape_path
 
 START = '<!-- report: written by tools/model_report.py -->'
 END = '<!-- report: end -->'
@@ -21,6 +22,7 @@ END = '<!-- report: end -->'
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'configs',
@@ -94,8 +96,8 @@ def label_and_config(text: str) -> tuple[str, str]:
     """Split LABEL=CONFIG; the label of a config alone is its file's name."""
     label, equals, config = text.partition('=')
     if equals and label and not Path(text).is_file():
-        return label, config
-    return Path(text.rpartition('::')[2]).stem, text
+        return escape_path(label), config
+    return escape_path(Path(text.rpartition('::')[2]).stem), text
 
 
 def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:

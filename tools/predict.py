@@ -3,12 +3,14 @@
 Each video is scored as in testing, with the clips and crops of the config, or with --sliding each
 window of it. Exit code 0 says that all videos were read, 1 that some were not or not all of them,
 or an output was not written, 2 that the arguments are wrong, 3 that the model ran out of memory,
-130 that it was interrupted; with 1, 3 and 130 what was predicted is written all the same.
+130 that it was interrupted. What comes of a video is written as soon as it is there.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmsifa.apis import (
+    ResultTable,
     VideoResult,
     annotate_video,
     class_names,
@@ -35,16 +38,15 @@ from mmsifa.apis import (
     load_recognizer,
     predict_videos,
     video_pipeline,
-    write_csv,
-    write_jsonl,
 )
-from mmsifa.apis.command_line import add_recognizer_arguments
+from mmsifa.apis.command_line import add_recognizer_arguments, print_any_text
 from mmsifa.apis.timeline import best_runs, clock
 from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
-from mmsifa.datasets import UnreadableVideoError
+from mmsifa.text_files import escape_path
 
-OUTPUTS = ('.csv', '.jsonl', '.mp4', '.png')
+TABLES = ('.csv', '.jsonl')
+OUTPUTS = (*TABLES, '.mp4', '.png')
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -100,20 +102,26 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Predict what the command line names; return the exit code."""
+    print_any_text()
     parser, args = parse_args(argv)
     try:
         config = load_config(args.config, args.cfg_options)
         _, note = video_pipeline(config)
         names, source = class_names(config, args.labels)
         model = load_recognizer(config, args.checkpoint, args.device)
+        tables = [ResultTable(path, names) for path in args.out if path.suffix.lower() in TABLES]
     except (ValueError, CheckpointError, OSError) as error:
         parser.error(str(error))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, markup=False, width=160)
     notes = [note, f'Class names: {source}', batch_note(args, config)]
-    console.print('\n'.join(line for line in notes if line), markup=False)
-    return predict(args, model, names, console)
+    notes += [
+        f'{escape_path(table.path)}: until all is done, {escape_path(table.unfinished.name)} has it'
+        for table in tables
+    ]
+    console.print('\n'.join(line for line in notes if line))
+    return predict(args, model, names, Outputs(args, names, tables, console))
 
 
 def batch_note(args: argparse.Namespace, config: Config) -> str | None:
@@ -123,32 +131,92 @@ def batch_note(args: argparse.Namespace, config: Config) -> str | None:
     return None
 
 
+class Outputs:
+    """The files that a run writes; one that cannot be written costs no other."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        names: list[str],
+        tables: list[ResultTable],
+        console: Console,
+    ):
+        self.args = args
+        self.names = names
+        self.tables = tables
+        self.console = console
+        self.failed = False
+        self.root = os.path.commonpath([Path(video).absolute().parent for video in args.videos])
+
+    def add(self, result: VideoResult, complete: bool) -> None:
+        """Append what is new of a result to the tables."""
+        for table in list(self.tables):
+            if not self._try(table.path, partial(table.add, result, complete)):
+                self.tables.remove(table)
+                self.console.print(f'What came before is in {escape_path(table.unfinished)}')
+
+    def draw(self, result: VideoResult, show: Callable[[int, int], None]) -> None:
+        """Draw the timeline and the annotated video of a result."""
+        pictures = [path for path in self.args.out if path.suffix.lower() == '.png']
+        if self.args.sliding and not pictures:
+            folder = self.args.out[0].parent if self.args.out else Path()
+            name = os.path.relpath(result.video, self.root).replace(os.sep, '_')
+            pictures = [folder / f'{name}.timeline.png']
+        for path in pictures:
+            self._try(path, partial(draw_timeline, path, result, self.names), 'timeline')
+        for path in self.args.out:
+            if path.suffix.lower() == '.mp4':
+                self._try(path, partial(annotate_video, path, result, self.names, show), 'video')
+
+    def close(self) -> None:
+        """Give the tables their names."""
+        for table in self.tables:
+            self._try(table.path, table.close, 'table')
+
+    def _try(self, path: Path, write: Callable[[], None], what: str = '') -> bool:
+        """Write something, and say what it is, or why it is not there."""
+        try:
+            write()
+        except (OSError, RuntimeError, ValueError) as error:
+            self.console.print(f'{escape_path(path)} was not written: {error}', style='red')
+            self.failed = True
+            return False
+        if what:
+            self.console.print(f'{escape_path(path)}: the {what}')
+        return True
+
+
 def predict(
-    args: argparse.Namespace, model: torch.nn.Module, names: list[str], console: Console
+    args: argparse.Namespace, model: torch.nn.Module, names: list[str], outputs: Outputs
 ) -> int:
-    """Predict the videos, print and write what comes of it, and return the exit code."""
-    results: list[VideoResult] = []
+    """Predict the videos, print and write what comes of each, and return the exit code."""
     sliding = (args.sliding, args.stride or args.sliding) if args.sliding else None
+    console = outputs.console
     columns = [
         *(TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn()),
         *(TimeRemainingColumn(), TextColumn('left')),
     ]
-    code = 0
+    code = read = failed = 0
     shown = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         files = progress.add_task('Videos', total=len(args.videos))
         part = progress.add_task('Windows', visible=False)
 
-        def show(result: VideoResult) -> None:
+        def on_window(result: VideoResult) -> None:
+            outputs.add(result, complete=False)
             if result.windows > 1:
                 show_part(progress, part, 'Windows', len(result.predictions), result.windows)
 
         try:
             for result in predict_videos(
-                model, args.videos, sliding, args.batch_size, args.amp, show
+                model, args.videos, sliding, args.batch_size, args.amp, on_window
             ):
-                results.append(result)
+                read += not result.error
+                failed += bool(result.error)
                 print_result(result, names, console)
+                outputs.add(result, complete=True)
+                if result.predictions:
+                    outputs.draw(result, partial(show_part, progress, part, 'Frames'))
                 progress.update(part, visible=False)
                 progress.advance(files)
         except KeyboardInterrupt:
@@ -157,18 +225,14 @@ def predict(
         except torch.OutOfMemoryError as error:
             console.print(
                 f'Out of memory: {str(error).splitlines()[0]} A smaller --batch-size or '
-                '--cfg-options model.test_cfg.max_testing_views=6 needs less',
-                markup=False,
+                '--cfg-options model.test_cfg.max_testing_views=6 needs less'
             )
             code = 3
         finally:  # also when the model fails
-            unwritten = write_tables(args.out, results, names, console)
-        if code == 0:
-            draw(args, results, names, progress, part)
-    failed = [result for result in results if result.error]
+            outputs.close()
     if failed or code:
-        console.print(f'{len(results) - len(failed)} of {len(args.videos)} videos were read')
-    return code or (1 if failed or unwritten else 0)
+        console.print(f'{read} of {len(args.videos)} videos were read')
+    return code or int(failed > 0 or outputs.failed)
 
 
 def show_part(progress: Progress, task: TaskID, what: str, done: int, total: int) -> None:
@@ -178,7 +242,7 @@ def show_part(progress: Progress, task: TaskID, what: str, done: int, total: int
 
 def print_result(result: VideoResult, names: list[str], console: Console) -> None:
     """Print a table of the five best classes, or of the best one along the video."""
-    console.print(result.video, style='bold', markup=False)
+    console.print(escape_path(result.video), style='bold')
     table = Table.grid(padding=(0, 2))
     if result.windows and result.predictions and result.predictions[0].window:
         for start, end, index, score in best_runs(result.predictions):
@@ -190,66 +254,7 @@ def print_result(result: VideoResult, names: list[str], console: Console) -> Non
     if table.row_count:
         console.print(table)
     if result.error:
-        console.print(f'  cannot be read: {result.error}', style='red', markup=False)
-
-
-def write_tables(
-    outputs: list[Path], results: list[VideoResult], names: list[str], console: Console
-) -> list[Path]:
-    """Write the tables among the outputs; return those that could not be written."""
-    unwritten = []
-    for path in outputs:
-        write = {'.csv': write_csv, '.jsonl': write_jsonl}.get(path.suffix.lower())
-        if write is None:
-            continue
-        try:
-            write(path, results, names)
-        except OSError as error:
-            console.print(f'{path} was not written: {error}', style='red', markup=False)
-            unwritten.append(path)
-        else:
-            console.print(f'{path}: the table', markup=False)
-    return unwritten
-
-
-def draw(
-    args: argparse.Namespace,
-    results: list[VideoResult],
-    names: list[str],
-    progress: Progress,
-    part: TaskID,
-) -> None:
-    """Draw the timelines and the annotated video, of the videos that were read."""
-    pictures = [path for path in args.out if path.suffix.lower() == '.png']
-    folder = args.out[0].parent if args.out else Path()
-    root = os.path.commonpath([Path(video).absolute().parent for video in args.videos])
-    for result in results:
-        if not result.predictions:
-            continue
-        if args.sliding:
-            name = os.path.relpath(result.video, root).replace(os.sep, '_')
-            for path in pictures or [folder / f'{name}.timeline.png']:
-                try:
-                    draw_timeline(path, result, names)
-                except OSError as error:
-                    result.failures.append(f'{path} was not written: {error}')
-                    progress.console.print(result.failures[-1], style='red', markup=False)
-                else:
-                    progress.console.print(f'{path}: the timeline', markup=False)
-        for path in args.out:
-            if path.suffix.lower() == '.mp4':
-                try:
-                    annotate_video(
-                        path,
-                        result,
-                        names,
-                        lambda done, total: show_part(progress, part, 'Frames', done, total),
-                    )
-                except (UnreadableVideoError, OSError) as error:
-                    result.failures.append(f'{path} was not written: {error}')
-                    progress.console.print(result.failures[-1], style='red', markup=False)
-                else:
-                    progress.console.print(f'{path}: the video', markup=False)
+        console.print(f'  cannot be read: {result.error}', style='red')
 
 
 if __name__ == '__main__':

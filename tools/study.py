@@ -21,7 +21,7 @@ import torch
 from mmsifa.analysis import Settings
 from mmsifa.analysis.pages import around_markers
 from mmsifa.apis import default_device
-from mmsifa.apis.command_line import ConfigOptions, progress_bar, torch_device
+from mmsifa.apis.command_line import ConfigOptions, print_any_text, progress_bar, torch_device
 from mmsifa.atomic_write import write_atomically
 from mmsifa.study import (
     IMAGE,
@@ -40,6 +40,7 @@ END = '<!-- study: end -->'
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is missing and report."""
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('--out', type=Path, required=True, help="the study's folder")

@@ -202,7 +202,7 @@ def _draw_costs(axes, models: list[dict]) -> None:
         sifa = (parts['offsets'] + parts['inter-frame attention']) / sum(parts.values())
         text = billions(sum(parts.values())) + (f' (SIFA {sifa:.1%})' if sifa else '')
         axes.annotate(text, (left[i], i), (4, 0), textcoords='offset points', va='center')
-    axes.set_yticks(range(len(models)), [model['label'] for model in models])
+    axes.set_yticks(range(len(models)), [model['label'] for model in models], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.45 * max(left))
     axes.set_xlabel('GMACs of a clip')

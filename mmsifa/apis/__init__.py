@@ -3,16 +3,18 @@
 from mmsifa.apis.annotation import annotate_video
 from mmsifa.apis.class_names import class_names
 from mmsifa.apis.prediction import Prediction, VideoResult, find_videos, predict_videos
-from mmsifa.apis.prediction_files import write_csv, write_jsonl
-from mmsifa.apis.recognizer import default_device, load_config, load_recognizer
+from mmsifa.apis.prediction_files import ResultTable
+from mmsifa.apis.recognizer import change_config, default_device, load_config, load_recognizer
 from mmsifa.apis.timeline import draw_timeline
 from mmsifa.apis.video_reader import Window, sliding_windows, video_pipeline
 
 __all__ = [
     'Prediction',
+    'ResultTable',
     'VideoResult',
     'Window',
     'annotate_video',
+    'change_config',
     'class_names',
     'default_device',
     'draw_timeline',
@@ -22,6 +24,4 @@ __all__ = [
     'predict_videos',
     'sliding_windows',
     'video_pipeline',
-    'write_csv',
-    'write_jsonl',
 ]

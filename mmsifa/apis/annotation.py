@@ -18,6 +18,7 @@ from mmsifa.atomic_write import unfinished_file
 from mmsifa.video import VideoReader, VideoWriter
 
 SMALLEST = 320  # smaller frames are enlarged, or the text would not fit
+LARGEST = 4096  # but to no more than players show
 
 
 def annotate_video(
@@ -29,8 +30,8 @@ def annotate_video(
     """Write a video with the five best classes and their scores on every frame.
 
     It is H.264 in MP4, without sound, each frame at its time; frames of a short side below 320
-    pixels are enlarged by a whole number. With windows each frame shows the prediction of the
-    nearest one. One frame at a time is in memory.
+    pixels are enlarged by a whole number, to a long side of 4096 at most. With windows each frame
+    shows the prediction of the nearest one. One frame at a time is in memory.
 
     Args:
         path: MP4 file to write; it appears when it is complete.
@@ -71,7 +72,8 @@ def _annotate(
     current, panel = -1, np.zeros((0, 0, 4))
     with VideoWriter(path) as writer:
         for number, (frame, start, end) in enumerate(zip(reader, reader.times, ends, strict=True)):
-            scale = math.ceil(SMALLEST / min(frame.shape[:2]))
+            short, long = sorted(frame.shape[:2])
+            scale = max(1, min(math.ceil(SMALLEST / short), LARGEST // long))
             size = frame.shape[1] * scale, frame.shape[0] * scale
             if scale > 1:
                 frame = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)

@@ -1,6 +1,8 @@
 """Arguments that the command lines of trained recognizers share, with errors in words."""
 
 import argparse
+import io
+import sys
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from rich.progress import (
 )
 
 from mmsifa.apis.recognizer import default_device
+from mmsifa.datasets.annotations import check_delimiter
 
 
 class ConfigOptions(DictAction):
@@ -23,9 +26,44 @@ class ConfigOptions(DictAction):
 
     def __call__(self, parser, namespace, values, option_string=None):
         """Take the pairs."""
-        if wrong := [pair for pair in values if '=' not in pair]:
-            parser.error(f'{option_string}: expected KEY=VALUE, got {wrong[0]}')
-        super().__call__(parser, namespace, values, option_string)
+        for pair in values:
+            key, equals, _ = pair.partition('=')
+            if not (equals and all(key.split('.'))):
+                parser.error(f'{option_string}: expected KEY=VALUE, got {pair}')
+            try:
+                super().__call__(parser, namespace, [pair], option_string)
+            except (AssertionError, ValueError) as error:
+                parser.error(f'{option_string}: {pair} has no value that can be read ({error})')
+
+
+def print_any_text() -> None:
+    """Let no character stop what is printed: those that the terminal lacks become escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
+
+
+def delimiter(text: str) -> str:
+    r"""Read what separates a list's columns, with ``\t`` for a tab.
+
+    Args:
+        text: What the command line says.
+
+    Returns:
+        The delimiter.
+
+    Raises:
+        argparse.ArgumentTypeError: If it can separate nothing.
+
+    Example:
+        >>> delimiter(r'\t')
+        '\t'
+    """
+    text = text.replace(r'\t', '\t')
+    try:
+        check_delimiter(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def progress_bar(speed_estimate_period: float = 30) -> Progress:
@@ -35,7 +73,7 @@ def progress_bar(speed_estimate_period: float = 30) -> Progress:
         speed_estimate_period: Over how many seconds the speed is averaged. Defaults to 30.
     """
     return Progress(
-        TextColumn('{task.description}'),
+        TextColumn('{task.description}', markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),

@@ -74,10 +74,12 @@ def find_videos(paths: Sequence[str | Path]) -> list[str]:
 
     Args:
         paths: Files, which are taken whatever their names, and folders, which are searched with
-            all folders in them for names that end as those of videos do, and have no leading dot.
+            all folders in them for names that end as those of videos do. Links to folders are
+            followed; names with a leading dot are left out.
 
     Returns:
-        Paths of files, each once, those of a folder in alphabetical order.
+        Paths of files, each once, those of a folder in alphabetical order. Links that lead nowhere
+        and folders that cannot be searched are among them, since videos may be missing there.
 
     Raises:
         ValueError: If there is no such file or folder, or a folder has no video.
@@ -85,13 +87,7 @@ def find_videos(paths: Sequence[str | Path]) -> list[str]:
     videos: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(
-                str(file)
-                for file in path.rglob('*')
-                if file.suffix.lower() in VIDEO_SUFFIXES
-                and not file.name.startswith('.')
-                and file.is_file()
-            )
+            found = sorted(_search(str(path), set()))
             if not found:
                 raise ValueError(
                     f'no video in the folder {path}: expected names that end in '
@@ -103,6 +99,27 @@ def find_videos(paths: Sequence[str | Path]) -> list[str]:
         else:
             raise ValueError(f'no such file or folder: {path}')
     return list(dict.fromkeys(videos))
+
+
+def _search(folder: str, seen: set[str]) -> Iterator[str]:
+    """Yield the videos of a folder, and what in it cannot be searched."""
+    real = os.path.realpath(folder)
+    if real in seen:  # a link led back
+        return
+    seen.add(real)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        yield folder
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            yield from _search(path, seen)
+        elif not name.startswith('.') and (
+            Path(name).suffix.lower() in VIDEO_SUFFIXES or not os.path.exists(path)
+        ):
+            yield path
 
 
 def predict_videos(

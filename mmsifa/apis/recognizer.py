@@ -1,5 +1,6 @@
 """Recognizers from configs and checkpoints, for tools that use a trained model."""
 
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def load_config(name: str | Path, options: dict | None = None) -> Config:
         The config.
 
     Raises:
-        ValueError: If there is no such config, it cannot be read or it has no model.
+        ValueError: If there is no such config, it cannot be read or changed so, or has no model.
 
     Example:
         >>> from mmsifa.apis import load_config
@@ -53,11 +54,37 @@ def load_config(name: str | Path, options: dict | None = None) -> Config:
         raise ValueError(
             f'the config {path} cannot be read ({type(error).__name__}: {error})'
         ) from error
-    if options:
-        config.merge_from_dict(options)
-    if 'model' not in config:
+    change_config(config, options or {})
+    if not isinstance(config.get('model'), dict):
         raise ValueError(f'the config {name} has no model: give the config of a recognizer')
     return config
+
+
+def change_config(config: Config, options: dict) -> None:
+    """Change a config as ``--cfg-options`` say.
+
+    Args:
+        config: The config.
+        options: New values by their places, such as ``{'model.backbone.depth': 101}``.
+
+    Raises:
+        ValueError: If there is no such place; the config stays as it is.
+
+    Example:
+        >>> config = load_config('sifa_r50_k400')
+        >>> change_config(config, {'test_pipeline.20.num_clips': 1})
+        Traceback (most recent call last):
+        ValueError: test_pipeline.20.num_clips=1 has no place in the config (...
+    """
+    try:
+        config.merge_from_dict(options)
+    except (AttributeError, KeyError, TypeError) as error:
+        if len(options) > 1:  # name the one that is wrong alone
+            for key, value in options.items():
+                change_config(config.copy(), {key: value})
+        pairs = ', '.join(f'{key}={value}' for key, value in options.items())
+        reason = textwrap.shorten(str(error.args[0]), 100)
+        raise ValueError(f'{pairs} has no place in the config ({reason})') from error
 
 
 def _config_folder(package: str) -> Path:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mmsifa.apis.prediction import Prediction, VideoResult
 from mmsifa.atomic_write import write_atomically
+from mmsifa.text_files import escape_path
 
 
 def clock(seconds: float) -> str:
@@ -109,8 +110,8 @@ def draw_timeline(
         axes.broken_barh(won, (top + height - 0.1, 0.16), color='crimson', linewidth=0)
     end = max(prediction.window.end for prediction in result.predictions if prediction.window)
     axes.set(xlim=(0, end), ylim=(tops[-1] + 0.1, 0), xlabel='time')
-    axes.set_title(Path(result.video).name, loc='left')
-    axes.set_yticks([(a + b) / 2 for a, b in pairwise(tops)], labels)
+    axes.set_title(escape_path(Path(result.video).name), loc='left', parse_math=False)
+    axes.set_yticks([(a + b) / 2 for a, b in pairwise(tops)], labels, parse_math=False)
     axes.tick_params(axis='y', length=0)
     axes.spines[['top', 'right', 'left']].set_visible(False)
     steps = [1, 1.5, 3, 6, 10] if end > 60 else [1, 2, 5, 10]

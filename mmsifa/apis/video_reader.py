@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -241,6 +242,12 @@ def video_samples(
     Raises:
         UnreadableVideoError: If the video cannot be opened.
     """
+    if os.path.islink(video) and not os.path.exists(video):
+        raise UnreadableVideoError('it is a link to no file')
+    if os.path.isdir(video):
+        os.listdir(video)  # says why a folder cannot be searched
+    if not stat.S_ISREG(os.stat(video).st_mode):
+        raise UnreadableVideoError('it is no file')
     names = [type(step).__name__ for step in pipeline.transforms]
     opened = next(i for i, name in enumerate(names) if name.endswith('Init')) + 1
     info = dict(filename=video, label=-1, start_index=0, modality='RGB')

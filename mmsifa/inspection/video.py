@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmsifa.datasets.checked import PROGRAMMING_ERRORS, UnreadableVideoError, reason_of
 from mmsifa.inspection.capture import capture_attention, sifa_layers
 from mmsifa.inspection.records import Inspection
+from mmsifa.text_files import escape_path
 
 
 def inspect_video(
@@ -79,9 +80,9 @@ def inspect_video(
             'clip_len), or the model was compiled, where nothing can be recorded'
         )
     return Inspection(
-        video=Path(video).name,
-        config=Path(config.filename or '').name,
-        checkpoint=Path(checkpoint).name,
+        video=escape_path(Path(video).name),
+        config=escape_path(Path(config.filename or '').name),
+        checkpoint=escape_path(Path(checkpoint).name),
         frames=clip_frames(model, data['inputs'][0]),
         layers=layers,
         scores=best_scores(sample.pred_score, labels, num_scores),

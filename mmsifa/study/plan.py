@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmsifa.apis import find_videos
+from mmsifa.apis import change_config, find_videos
 from mmsifa.atomic_write import write_atomically
 
 # Files of configs/study/models and what their networks are called.
@@ -138,8 +138,8 @@ class Study:
             The whole config, which MMAction2's tools can train and test.
 
         Raises:
-            ValueError: If there are no videos for a task that needs them, or an option changes a
-                variable that entries were made of.
+            ValueError: If there are no videos for a task that needs them, or an option has no place
+                or changes a variable that entries were made of.
         """
         config = Config.fromfile(self.configs / 'tasks' / f'{run.task}.py')
         config.merge_from_dict(
@@ -154,7 +154,7 @@ class Study:
                     f'{name} has no effect as an option, entries were made of it already: change '
                     'those, as optim_wrapper.optimizer.lr, or a copy of the configs (--configs)'
                 )
-        config.merge_from_dict(self.options)
+        change_config(config, self.options)
         config.model.cls_head.num_classes = config.num_classes
         config.train_dataloader.batch_size = config.batch_size
         config.randomness = dict(seed=run.seed)
