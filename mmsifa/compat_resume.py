@@ -80,7 +80,8 @@ def last_checkpoint(runner) -> str | None:
         here = [os.path.join(folder, os.path.basename(named)) for folder in folders]
         paths = [named, *here] if _folder(named) in folders else [*here, named]
         for path in paths:
-            if '://' in path or os.path.exists(path):
+            sharded = path.endswith('.pth') and os.path.isdir(path)
+            if '://' in path or os.path.isfile(path) or sharded:
                 return path
     saved = [path for folder in folders for path in _saved(runner, folder)]
     if saved:
@@ -171,6 +172,11 @@ def _adopting(upstream: Callable) -> Callable:
     @functools.wraps(upstream)
     def resume(self, filename, *args, **kwargs):
         def after_load_checkpoint(runner, checkpoint):
+            if not {'meta', 'message_hub'} <= checkpoint.keys():
+                raise ValueError(
+                    f'{filename} holds weights, but not the state of a training, which resuming '
+                    'needs: give it as load_from'
+                )
             _adopt_files(runner, filename, checkpoint)
             _adopt_settings(runner, checkpoint)
 
@@ -222,9 +228,10 @@ def _adopt_settings(runner, checkpoint: dict) -> None:
     scheduled = {scheduler.param_name for scheduler in schedulers}
     if any(getattr(scheduler, 'use_betas', False) for scheduler in schedulers):
         scheduled.add('betas')  # whose first is Adam's momentum
-    if changes or optimizer is None:
-        differ = f'the schedule is not that of the checkpoint ({"; ".join(changes)})'
-        if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
+    differ = f'the schedule is not that of the checkpoint ({"; ".join(changes)})'
+    by_validations = any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers)
+    if changes or (optimizer is None and not by_validations):
+        if by_validations:
             raise ValueError(
                 f'{differ} and depends on results of validations, so its value at this point is '
                 'unknown: give the schedule that the run had, or start another run from its '

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
+from test_sifa_net import torchvision_weights
 
 from mmsifa.atomic_write import unfinished_file
 from mmsifa.engine import ResumableSampler, ResumableTrainLoop
@@ -134,6 +135,36 @@ def test_a_run_that_was_broken_off_ends_like_a_whole_one(build, whole, break_off
     assert sorted(path.name for path in Path(resumed.work_dir).glob('*.pth')) == sorted(
         path.name for path in Path(whole.work_dir).glob('*.pth')
     )
+
+
+STARTS = {
+    'load_from': lambda file: {'load_from': file},
+    'pretrained': lambda file: {'model.backbone.pretrained': file},
+    'init_cfg': lambda file: {
+        'model.backbone.init_cfg': dict(type='Pretrained', checkpoint=file, prefix='backbone.')
+    },
+}
+
+
+@pytest.mark.parametrize('start', STARTS)
+def test_a_run_that_starts_from_weights_ends_like_a_whole_one(build, start, tmp_path):
+    """With averaged weights; it crashes before its first checkpoint and after it."""
+    weights = dict(state_dict=build(f'weights for {start}').model.state_dict())
+    if start == 'pretrained':
+        weights = torchvision_weights(blocks=(1, 2, 1, 1), width=8)
+    torch.save(weights, tmp_path / 'weights.pth')
+    options = STARTS[start](str(tmp_path / 'weights.pth'))
+    options['default_hooks.average'] = dict(type='EMAHook', momentum=0.1)
+    whole = build(f'whole from {start}', resume=True, **options)
+    whole.train()
+    folder = f'broken from {start}'
+    for iteration in (2, BATCHES + 1):
+        with pytest.raises(BreakError):
+            build(folder, resume=True, break_off=dict(iteration=iteration), **options).train()
+    resumed = build(folder, resume=True, **options)
+    resumed.train()
+    assert len(seen(resumed)) == BATCHES
+    assert differences(state(whole), state(resumed)) == []
 
 
 def test_mmengine_alone_goes_on_with_other_clips(build):

@@ -254,6 +254,12 @@ def test_another_runs_checkpoint_is_resumed_where_it_is_asked_for(train, other):
     assert checkpoints(other.parent) == {'epoch_3.pth', 'epoch_4.pth'}
 
 
+def test_weights_alone_are_no_run_to_go_on_with(train, other, tmp_path):
+    torch.save(dict(state_dict=load(other)['state_dict']), tmp_path / 'weights.pth')
+    with pytest.raises(ValueError, match=r'weights.pth holds weights, but not .*: give it as load'):
+        train('work', options=[f'resume={tmp_path}/weights.pth'])
+
+
 def test_weights_of_another_head_start_a_run_that_resumes(train, other):
     work_dir = train('work', '--resume', load_from=str(other), **{'model.classes': 5})
     assert "trained from scratch: ['cls_head.weight is (3, 4), expected (5, 4)" in log(work_dir)
@@ -325,12 +331,12 @@ def test_files_that_are_not_the_runs_own_are_left_alone(train, tmp_path, inside)
     assert Path(named).exists() is not inside  # the regular checkpoint took an interrupted one's
 
 
-@pytest.mark.parametrize('content', [None, '', 'epoch', '/nowhere/epoch_9.pth'])
+@pytest.mark.parametrize('content', [None, '', '{}', '{}/', '{}/epoch', '/nowhere/epoch_9.pth'])
 def test_without_a_checkpoint_that_is_named_the_newest_one_counts(train, content):
     work_dir = train('work', breaks_at=2 * LENGTH + 1)
     (work_dir / 'last_checkpoint').unlink()
     if content is not None:
-        (work_dir / 'last_checkpoint').write_text(content)
+        (work_dir / 'last_checkpoint').write_text(content.format(work_dir))
     torch.save({}, work_dir / 'best_acc_epoch_9.pth')  # none to go on from
     train('work', '--resume')
     assert f'goes on from its checkpoint {work_dir}/epoch_2.pth' in log(work_dir)

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 from cluster_page import (
     check_killed_rank,
     check_ranks,
@@ -14,6 +15,9 @@ from cluster_page import (
     weights,
     workplace,
 )
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from slurm_cluster import SlurmCluster, missing_programs
 
 ONE_NODE = {'--gpus 8 --gpus-per-node 8': '--gpus 2 --gpus-per-node 2', 'NAME': 'ci'}
@@ -35,7 +39,15 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory, motion_data):
-    return workplace(tmp_path_factory.mktemp('cluster') / 'place', motion_data, type='BN2d')
+    """Where all trainings start from weights that are not those of their seed."""
+    folder = workplace(tmp_path_factory.mktemp('cluster') / 'place', motion_data, type='BN2d')
+    cfg = Config.fromfile(folder / 'configs/sifa_r50_k400.py')
+    init_default_scope('mmaction')
+    torch.manual_seed(1)
+    torch.save(MODELS.build(cfg.model).state_dict(), folder / 'weights.pth')
+    cfg.load_from = str(folder / 'weights.pth')
+    cfg.dump(folder / 'configs/sifa_r50_k400.py')
+    return folder
 
 
 @pytest.fixture(scope='module')

@@ -1,15 +1,18 @@
 """Kill a training again and again, and see whether it ends as if nothing had happened.
 
     python tools/kill_training.py OUT.json --kills 20
+    python tools/kill_training.py OUT.json --kills 20 --start load_from
 
 Trains a small SIFA-Net once without a break. Then trains it again, ends all its processes by
 SIGKILL, at random moments and while it writes a checkpoint by turns, and starts it with --resume
 each time, until all kills are done and the last run is through. Weights, optimizer and schedules
-of both must be equal bit by bit. Writes what happened to OUT.json; ends with 1 if anything differs.
-Takes some 15 seconds a kill on 2 cores.
+of both must be equal bit by bit. With --start it starts from weights, by load_from or by the
+backbone's init_cfg, and averages its weights (EMAHook). Writes what happened to OUT.json; ends with
+1 if anything differs. Takes some 15 seconds a kill on 2 cores.
 """
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -21,6 +24,9 @@ import time
 from pathlib import Path
 
 import torch
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint
 from rich.progress import Progress
 
@@ -58,13 +64,29 @@ def small_training(data: Path) -> list[str]:
     return settings
 
 
+def start_from_weights(start: str, settings: list[str], file: Path) -> list[str]:
+    """Make weights for the network of a training; return the --cfg-options to start from them."""
+    model = Config.fromfile(ROOT / 'configs/sifa_tiny_motion.py')
+    parts = (setting.split('=', 1) for setting in settings if setting.startswith('model.'))
+    model.merge_from_dict({name: ast.literal_eval(value) for name, value in parts})
+    init_default_scope('mmaction')
+    torch.manual_seed(1)
+    torch.save(dict(state_dict=MODELS.build(model.model).state_dict()), file)
+    options = [f'load_from={file}']
+    if start == 'init_cfg':
+        init_cfg = dict(type='Pretrained', checkpoint=file, prefix='backbone.')
+        options = [f'model.backbone.init_cfg.{key}={value}' for key, value in init_cfg.items()]
+    average = dict(type='EMAHook', momentum=0.1)
+    return options + [f'default_hooks.average.{key}={value}' for key, value in average.items()]
+
+
 class Training:
     """A training in a process group of its own."""
 
-    def __init__(self, work_dir: Path, data: Path):
+    def __init__(self, work_dir: Path, settings: list[str]):
         self.work_dir = work_dir
         command = [sys.executable, '-m', 'mmsifa.run', 'train', 'configs/sifa_tiny_motion.py']
-        command += ['--resume', '--work-dir', str(work_dir), '--cfg-options', *small_training(data)]
+        command += ['--resume', '--work-dir', str(work_dir), '--cfg-options', *settings]
         work_dir.mkdir(exist_ok=True)
         self.log = work_dir / 'output.txt'
         self.output = self.log.open('w')
@@ -138,7 +160,8 @@ def differences(expected, found, name='checkpoint') -> list[str]:
 def last_checkpoint(work_dir: Path) -> dict:
     """What a run would resume from; loading fails if it is not whole."""
     checkpoint = _load_checkpoint((work_dir / 'last_checkpoint').read_text(), map_location='cpu')
-    return {key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers')}
+    kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
+    return {key: checkpoint[key] for key in kept if key in checkpoint}
 
 
 def kill_somewhere(training: Training, in_write: bool, delay: float, skip: int) -> bool:
@@ -175,6 +198,7 @@ def main() -> int:
     parser.add_argument('out', type=Path, help='JSON file for what happened')
     parser.add_argument('--kills', type=int, default=20)
     parser.add_argument('--seed', type=int, default=0, help='of the moments of the kills')
+    parser.add_argument('--start', choices=('nothing', 'load_from', 'init_cfg'), default='nothing')
     args = parser.parse_args()
 
     moments = random.Random(args.seed)
@@ -187,7 +211,11 @@ def main() -> int:
         sizes = ['--num-train', '16', '--num-val', '9', '--num-frames', '18']
         subprocess.run([*make, *sizes], check=True, stdout=subprocess.DEVNULL)
 
-        whole = Training(Path(folder, 'whole'), data)
+        settings = small_training(data)
+        if args.start != 'nothing':
+            settings += start_from_weights(args.start, settings, Path(folder, 'weights.pth'))
+
+        whole = Training(Path(folder, 'whole'), settings)
         whole.wait_until(whole.trains)
         start = time.monotonic()
         whole.finish()
@@ -197,7 +225,7 @@ def main() -> int:
 
         work_dir = Path(folder, 'killed')
         while True:
-            training = Training(work_dir, data)
+            training = Training(work_dir, settings)
             if found['kills'] < args.kills:
                 in_write = found['kills'] % 2 == 1
                 delay, skip = moments.uniform(0, duration), moments.randrange(2)
