@@ -43,14 +43,14 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
             os.replace(file.name, path)
     except OSError as error:
-        room = ''
+        failed = 'could not write'
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             folder = next(parent for parent in path.absolute().parents if parent.exists())
-            free = shutil.disk_usage(folder).free
-            room = f' {len(content) / 2**20:.1f} MiB where {free / 2**20:.1f} MiB are free'
+            size, free = len(content) / 2**20, shutil.disk_usage(folder).free / 2**20
+            failed = f'could not write {size:.1f} MiB where {free:.1f} MiB are free'
         raise OSError(
             error.errno,
-            f'{error.strerror}: could not write{room}; what was there before is kept',
+            f'{error.strerror}: {failed}; what was there before is kept',
             str(path),
         ) from error
     _sync_folder(path.parent)
