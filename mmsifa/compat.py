@@ -27,15 +27,15 @@ from mmengine.dist import utils as dist_utils
 from mmengine.fileio import FileClient, LocalBackend
 from mmengine.infer import BaseInferencer
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 
-from mmsifa import compat_fsdp, compat_resume
+from mmsifa import compat_fsdp, compat_resume, compat_scores
 from mmsifa.atomic_write import write_atomically
 from mmsifa.checkpoint import CheckpointError, refused, safe_loading
+from mmsifa.configs import config_folder
 from mmsifa.video import VideoReader
-
-PACKAGE = Path(__file__).resolve().parent
 
 
 def apply():
@@ -49,12 +49,15 @@ def apply():
     mend_cpu_processes()
     mend_config_bases()
     mend_bfloat16_scores()
+    mend_loaders_without_workers()
     mend_hue_overflow()
     mend_decord()
     compat_fsdp.mend_cpu_fsdp()
     compat_fsdp.mend_fsdp_resume()
     compat_fsdp.mend_flexible_position()
     compat_resume.mend_resuming()
+    compat_scores.mend_multi_class_scores()
+    compat_scores.mend_measures_of_nothing()
 
 
 class _MissingDRN(MetaPathFinder, Loader):
@@ -261,14 +264,11 @@ def mend_config_bases():
         package, _, name = cfg_path.partition('::')
         if package != 'mmsifa':
             return upstream(cfg_path, filename)
-        # Installed, else a checkout on the path.
-        folders = [PACKAGE / '.mim/configs', PACKAGE.parent / 'configs']
-        for folder in folders:
-            if (folder / name).is_file():
-                return str(folder / name), 'mmaction'
+        folder = config_folder()
+        if (folder / name).is_file():
+            return str(folder / name), 'mmaction'
         known = sorted(
             path.relative_to(folder).as_posix()
-            for folder in folders
             for path in folder.rglob('*.py')
             if '_base_' not in path.parts
         )
@@ -308,6 +308,29 @@ def mend_bfloat16_scores():
     except TypeError:
         for cls in (BaseHead, OmniHead, RGBPoseHead):
             cls.loss_by_feat = _float_scores(cls.loss_by_feat)
+
+
+OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
+
+
+@functools.cache
+def mend_loaders_without_workers():
+    """``num_workers=0`` fails beside ``persistent_workers=True`` (mmengine/runner/runner.py:1474).
+
+    Such options are for worker processes, so PyTorch refuses them where there are none.
+    """
+    for runner in (Runner, FlexibleRunner):
+        runner.build_dataloader = staticmethod(_without_worker_options(runner.build_dataloader))
+
+
+def _without_worker_options(build_dataloader):
+    @functools.wraps(build_dataloader)
+    def build(dataloader, *args, **kwargs):
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            dataloader = {key: dataloader[key] for key in dataloader if key not in OF_WORKERS}
+        return build_dataloader(dataloader, *args, **kwargs)
+
+    return build
 
 
 def _adjust_hue(img, factor):

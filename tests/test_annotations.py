@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mmaction.datasets import RawframeDataset, VideoDataset
 from mmaction.registry import DATASETS
 from mmengine.config import Config
+from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
@@ -79,6 +81,7 @@ def test_videos_are_those_of_mmaction2(write, tmp_path, text, options):
 FRAMES = {
     'relative': ('a/1 30 0\nb\t5  2\n', {}),
     'offset': ('a 0 30 1\na 30 30 2\n', dict(with_offset=True)),
+    'one frame folder twice': ('a 30 1\na/ 30 1\n', {}),
     'several classes': ('a 30 0 2\nb 30 1\n', dict(multi_class=True, num_classes=3)),
     'no labels in a test': ('a 30\nb 20\n', dict(test_mode=True)),
 }
@@ -209,6 +212,52 @@ def test_clips_of_one_folder_may_have_labels_of_their_own_but_not_one_clip(write
         CheckedRawframeDataset(write(text), [], dict(img=''), with_offset=True)
 
 
+SPELLINGS = ('a//1.mp4', './a/1.mp4', 'a/./1.mp4', 'a/1.mp4/', '{root}/a/1.mp4')
+
+
+@pytest.mark.parametrize(
+    ('root', 'other'),
+    [
+        *(
+            (root, other)
+            for root in ('videos', './videos//', '{cwd}/videos')
+            for other in SPELLINGS
+        ),
+        *(('', other) for other in ('{cwd}/a/1.mp4', 'b/../a/1.mp4')),
+    ],
+)
+def test_a_file_has_one_label_however_it_is_spelt(write, tmp_path, monkeypatch, root, other):
+    monkeypatch.chdir(tmp_path)
+    root = root.format(cwd=tmp_path)
+    other = other.format(cwd=tmp_path, root=(tmp_path / root).resolve())
+    for lines in ([f'{other} 1', 'a/1.mp4 0'], ['a/1.mp4 0', f'{other} 1']):
+        path = write('\n'.join(lines))
+        with pytest.raises(AnnotationError, match=r"line 2: .*1\.mp4/?' has the label \d, but \d"):
+            read_annotations(path, root=root)
+
+
+@pytest.mark.parametrize('line', ['./a 30 1', 'a/ 30 1', 'a 29 1', 'b//../a 30 1'])
+def test_a_frame_folder_has_one_label_however_it_is_spelt(write, line):
+    with pytest.raises(AnnotationError, match=r'line 2: .* has the label 1, but 0 in line 1'):
+        read_annotations(write(f'a 30 0\n{line}\n'), ('frame_dir', 'total_frames'))
+
+
+@pytest.mark.parametrize('ann_file', [['a.txt', 'b.txt'], None, 'FOLDER'])
+def test_a_data_set_has_one_list(tmp_path, ann_file):
+    ann_file = str(tmp_path) if ann_file == 'FOLDER' else ann_file
+    for dataset in (CheckedVideoDataset, CheckedRawframeDataset):
+        with pytest.raises(
+            ValueError, match=r'expects ann_file to be the path of one .*ConcatData'
+        ):
+            dataset(ann_file, [])
+
+
+def test_a_list_may_be_a_path_object(write, tmp_path):
+    write('a.mp4 0\n')
+    dataset = CheckedVideoDataset(Path('list.txt'), [], data_root=str(tmp_path))
+    assert len(dataset) == 1
+
+
 def test_the_first_problems_are_shown_and_all_counted(write):
     path = write(''.join(f'{i}.mp4 {i if i % 2 else "x"}\n' for i in range(40)))
     with pytest.raises(AnnotationError) as raised:
@@ -241,6 +290,16 @@ def test_several_classes_need_their_number(write):
         CheckedVideoDataset(write('a.mp4 0 1\n'), [], multi_class=True)
     with pytest.raises(AnnotationError, match="the label '3' is no whole number from 0 to 2"):
         CheckedVideoDataset(write('a.mp4 0 3\n'), [], multi_class=True, num_classes=3)
+
+
+def test_a_list_of_several_classes_to_train_on_has_a_label_somewhere(write):
+    options = dict(multi_class=True, num_classes=3)
+    with pytest.raises(
+        AnnotationError, match=r"list\.txt has no labels; expected 'PATH LABELS' on"
+    ):
+        CheckedVideoDataset(write('a.mp4\nb.mp4\n'), [], **options)
+    dataset = CheckedVideoDataset(write('a.mp4\nb.mp4\n'), [], test_mode=True, **options)
+    assert dataset.largest_label == (-1, 0)
 
 
 def test_repeated_samples_are_said_in_the_log(write, tmp_path):
@@ -287,6 +346,47 @@ def test_validation_and_test_lists_are_looked_at_too(tiny, write):
     for start in (runner.train, runner.test):
         with pytest.raises(ValueError, match=r'list\.txt, line 2: the label 7 needs'):
             start()
+
+
+@pytest.fixture
+def without_labels(tiny):
+    """The small config with validation and test lists that have no labels."""
+    path = tiny.val_dataloader.dataset.ann_file
+    videos = [line.split()[0] for line in Path(path).read_text().splitlines()]
+    unlabelled = Path(tiny.work_dir).with_name('unlabelled.txt')
+    unlabelled.write_text('\n'.join(videos))
+    tiny.val_dataloader.dataset.ann_file = tiny.test_dataloader.dataset.ann_file = str(unlabelled)
+    return tiny
+
+
+@pytest.mark.parametrize('wrapped', [False, True], ids=['', 'beside a labelled one'])
+def test_a_training_does_not_start_with_a_validation_list_without_labels(without_labels, wrapped):
+    loader = without_labels.val_dataloader
+    if wrapped:
+        labelled = dict(loader.dataset, ann_file=without_labels.train_dataloader.dataset.ann_file)
+        loader.dataset = dict(type='ConcatDataset', datasets=[labelled, loader.dataset])
+    runner = Runner.from_cfg(without_labels)
+    with pytest.raises(
+        ValueError, match=r'unlabelled\.txt has no labels, which are needed for AccMetric: add them'
+    ):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_a_list_without_labels_is_scored_by_a_test_that_dumps_and_not_measured(without_labels):
+    with pytest.raises(
+        ValueError, match=r'AccMetric: .* or test with --dump FILE\.pkl to have the'
+    ):
+        Runner.from_cfg(without_labels).test()
+    dump = Path(without_labels.work_dir) / 'scores.pkl'
+    without_labels.test_evaluator = [
+        without_labels.test_evaluator,
+        dict(type='DumpResults', out_file_path=str(dump)),
+    ]
+    assert Runner.from_cfg(without_labels).test() == {}
+    scores = load(dump)
+    assert len(scores) == 3
+    assert all(score['filename'].endswith('.mp4') for score in scores)
 
 
 def test_heads_without_a_number_of_classes_are_left_alone(tiny):

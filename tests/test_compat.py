@@ -1,6 +1,7 @@
 """Each mend, through the upstream entry that it mends; the same without the mend, where cheap."""
 
 import importlib
+import math
 import os
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from mmaction.models.heads import BaseHead, OmniHead, RGBPoseHead, TSNHead
 from mmaction.registry import MODELS, OPTIM_WRAPPERS
 from mmaction.structures import ActionDataSample
 from mmaction.utils import dependency
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmsifa.atomic_write import write_atomically
@@ -516,7 +518,7 @@ def installed_configs(tmp_path, monkeypatch):
     (folder / '_base_').mkdir(parents=True)
     (folder / '_base_/model.py').write_text("model = dict(type='Recognizer2D')")
     (folder / 'sifa_tiny.py').write_text("_base_ = '_base_/model.py'\nhead = dict(type='TSNHead')")
-    monkeypatch.setattr(compat, 'PACKAGE', tmp_path / 'mmsifa')
+    monkeypatch.setattr(compat, 'config_folder', lambda: folder)
     return tmp_path / 'leaf.py'
 
 
@@ -583,6 +585,56 @@ def test_heads_are_left_alone_where_they_work():
     assert BaseHead.loss_by_feat is before
 
 
+@pytest.mark.parametrize('average_clips', ['prob', 'score', None])
+def test_heads_of_several_classes_score_each_by_itself(average_clips):
+    head = TSNHead(3, 4, multi_class=True, average_clips=average_clips)
+    clips = torch.randn(2, 4, 3)  # 4 clips of 2 videos
+    found = [s.pred_score for s in head.predict_by_feat(clips.flatten(0, 1), samples())]
+    expected = {'prob': clips.sigmoid().mean(1), 'score': clips.mean(1), None: clips}
+    torch.testing.assert_close(torch.stack(found), expected[average_clips])
+
+
+def test_heads_of_one_class_score_by_a_softmax():
+    clips = torch.randn(2, 4, 3)
+    head = TSNHead(3, 4, average_clips='prob')
+    found = [s.pred_score for s in head.predict_by_feat(clips.flatten(0, 1), samples())]
+    torch.testing.assert_close(torch.stack(found), clips.softmax(2).mean(1))
+
+
+@pytest.mark.parametrize('score', [math.nan, math.inf, -math.inf])
+def test_no_metric_takes_scores_that_are_no_numbers(score):
+    evaluator = Evaluator([dict(type='mmaction.AccMetric'), dict(type='mmaction.ConfusionMatrix')])
+    good, bad = (dict(gt_label=torch.tensor([0]), pred_score=torch.ones(3)) for _ in range(2))
+    bad.update(filename='videos/b.mp4', pred_score=torch.tensor([0.1, score, 0.2]))
+    with pytest.raises(FloatingPointError, match=r'scores of videos/b\.mp4 are NaN or infinite'):
+        evaluator.process([dict(good, filename='videos/a.mp4'), bad])
+    with pytest.raises(FloatingPointError, match=r"unknown samples \(name 'filename' in the meta_"):
+        evaluator.process([dict(bad, filename=None)])
+
+
+def test_no_metric_takes_the_label_of_a_list_without_labels(tmp_path):
+    samples = [dict(gt_label=torch.tensor([-1]), pred_score=torch.ones(3), filename='a.mp4')]
+    dump = dict(type='DumpResults', out_file_path=str(tmp_path / 'dump.pkl'))
+    with pytest.raises(ValueError, match=r'AccMetric needs labels from 0 on, got -1.* for a\.mp4'):
+        Evaluator([dict(type='mmaction.AccMetric'), dump]).offline_evaluate(samples)
+    Evaluator(dump).offline_evaluate(samples)
+    assert mmengine.load(tmp_path / 'dump.pkl')[0]['filename'] == 'a.mp4'
+
+
+# Data loaders
+
+
+@pytest.mark.parametrize('runner', [Runner, FlexibleRunner])
+def test_a_loader_without_workers_leaves_out_what_is_for_these(runner):
+    config = ConfigDict(
+        dataset=list(range(5)), batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False),
+        persistent_workers=True, prefetch_factor=3, timeout=9, multiprocessing_context='spawn',
+    )  # fmt: skip
+    assert list(runner.build_dataloader(dict(config, num_workers=0))) == [[0, 1], [2, 3], [4]]
+    loader = runner.build_dataloader(dict(config, num_workers=1))
+    assert (loader.persistent_workers, loader.prefetch_factor, loader.timeout) == (True, 3, 9)
+
+
 @pytest.mark.parametrize(('factor', 'hue'), [(-0.1, 155), (0, 0), (0.1, 25), (-0.5, 53)])
 def test_hue_turns_both_ways(factor, hue):
     red = np.full((1, 1, 3), (255, 0, 0), np.uint8)
@@ -611,6 +663,7 @@ def test_applying_twice_changes_nothing():
             list(sys.meta_path), CheckpointLoader.__dict__['load_checkpoint'],
             OPTIM_WRAPPERS.get('AmpOptimWrapper'), dist_utils._init_dist_pytorch,
             MMDistributedDataParallel.__init__, Config._get_cfg_path, BaseHead.loss_by_feat,
+            BaseHead.average_clip, Evaluator.process, Runner.build_dataloader,
             ColorJitter.adjust_hue,
         )  # fmt: skip
 

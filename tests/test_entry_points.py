@@ -28,7 +28,6 @@ def options(motion_data):
             f'{dataset}.ann_file={motion_data}/{part}_list_videos.txt',
             f'{dataset}.data_prefix.video={motion_data}/videos_{part}',
             f'{split}_dataloader.num_workers=0',
-            f'{split}_dataloader.persistent_workers=False',
         ]
     return [*SMALL, *lines]
 

@@ -90,6 +90,17 @@ def test_checkout_shows_its_configs_to_other_projects(root, run, project):
     assert 'num_classes=7' in done.stdout
 
 
+def test_a_checkout_that_is_only_on_the_path_finds_its_configs(source, run, project):
+    code = (
+        "from mmsifa.apis import load_config; print(load_config('sifa_r50_k400').filename); "
+        "print(load_config('mine.py').model.cls_head.num_classes); load_config('sifa_r50_k40')"
+    )
+    env = dict(os.environ, PYTHONPATH=str(source), PYTHONWARNINGS='ignore')
+    done = run('python', '-c', code, cwd=project, env=env, check=False)
+    assert f'{source}/configs/sifa_r50_k400.py\n7\n' in done.stdout
+    assert 'no config sifa_r50_k40: expected a file, one of mmsifa (sifa_r101_32f' in done.stdout
+
+
 def test_every_name_that_a_wrong_base_could_have_meant_is_listed(root, run, project):
     (project / 'typo.py').write_text("_base_ = 'mmsifa::sifa_r50_k40.py'\n")
     env = dict(os.environ, PYTHONPATH=str(root), PYTHONWARNINGS='ignore')

@@ -2,9 +2,11 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmaction.evaluation import mean_average_precision
 from mmaction.models.backbones import ResNet
 from mmaction.registry import MODELS, OPTIM_WRAPPERS
 from mmaction.structures import ActionDataSample
@@ -544,6 +546,46 @@ def test_score_is_the_mean_of_both_softmaxes_then_of_the_clips(average_clips):
     expected = {'prob': clips.mean(1), 'score': clips.log().mean(1), None: clips.log()}
     for sample, score in zip(samples, expected[average_clips], strict=True):
         torch.testing.assert_close(sample.pred_score, score)
+
+
+def multi_class_head(**options):
+    loss = dict(type='BCELossWithLogits')
+    return SIFAHead(num_classes=5, in_channels=8, multi_class=True, loss_cls=loss, **options)
+
+
+@pytest.mark.parametrize('average_clips', ['prob', 'score', None])
+def test_with_multi_class_it_is_the_mean_of_both_sigmoids(average_clips):
+    head = multi_class_head(average_clips=average_clips)
+    scores = 4 * torch.randn(2, 6, 5)  # two paths, three clips of two videos
+    scores[:, 0, :2] = torch.tensor([90.0, -90.0])
+    samples = head.predict_by_feat(scores.unbind(), batch(2)['data_samples'])
+    clips = scores.double().sigmoid().mean(0).view(2, 3, 5)
+    logits = clips.log() - (-scores.double()).sigmoid().mean(0).log().view(2, 3, 5)
+    expected = {'prob': clips.mean(1), 'score': logits.mean(1), None: logits}
+    for sample, score in zip(samples, expected[average_clips], strict=True):
+        torch.testing.assert_close(sample.pred_score, score.float())
+
+
+def test_with_multi_class_a_sample_may_have_all_classes_or_none():
+    strong, weak, scores = torch.tensor([4.0, 4]), torch.tensor([[1.0, -3], [-3, 1]]), []
+    head = SIFAHead(2, 4, multi_class=True, average_clips='prob')
+    logits = torch.stack([strong, *weak])
+    for sample in head.predict_by_feat((logits, logits), batch(3)['data_samples']):
+        scores.append(sample.pred_score.numpy())
+    labels = list(np.array([[1, 1], [0, 0], [0, 0]]))
+    assert mean_average_precision(scores, labels) == 1
+
+
+@pytest.mark.parametrize('eps', [0, 0.1])
+def test_with_multi_class_it_learns_each_class_by_itself(eps):
+    labels = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
+    samples = [ActionDataSample().set_gt_label(label) for label in labels]
+    scores = torch.randn(2, 2, 5)
+    losses = multi_class_head(label_smooth_eps=eps).loss_by_feat(scores.unbind(), samples)
+    targets = (1 - eps) * labels + eps / 5
+    for name, path in zip(('loss_cls', 'loss_cls_dual'), scores, strict=True):
+        expected = F.binary_cross_entropy_with_logits(path, targets)
+        torch.testing.assert_close(losses[name], expected)
 
 
 def test_head_names_wrong_features():

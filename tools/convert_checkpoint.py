@@ -13,9 +13,8 @@ from mmengine.runner import CheckpointLoader, save_checkpoint
 
 import mmsifa
 from mmsifa.checkpoint import CheckpointError
+from mmsifa.configs import config_folder
 from mmsifa.convert import Conversion, convert_release
-
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
 
 def main() -> None:
@@ -68,7 +67,7 @@ def fitting_configs(converted: Conversion) -> str:
     head, backbone = converted.model['cls_head'], converted.model['backbone']
     released = {k: backbone[k] for k in ('deformable', 'patch_norm') if k in backbone}
     fits: dict[bool, list[str]] = {True: [], False: []}
-    for path in sorted(CONFIGS.glob('*.py')):
+    for path in sorted(config_folder().glob('*.py')):
         model = Config.fromfile(path).model
         if model.backbone.type != backbone['type']:
             continue

@@ -23,6 +23,7 @@ from mmsifa.analysis.pages import around_markers
 from mmsifa.apis import default_device
 from mmsifa.apis.command_line import ConfigOptions, print_any_text, progress_bar, torch_device
 from mmsifa.atomic_write import write_atomically
+from mmsifa.configs import config_folder
 from mmsifa.study import (
     IMAGE,
     Study,
@@ -33,7 +34,6 @@ from mmsifa.study import (
     write_report,
 )
 
-CONFIGS = Path(__file__).parent.parent / 'configs' / 'study'
 START = '<!-- study: written by tools/study.py -->'
 END = '<!-- study: end -->'
 
@@ -64,7 +64,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     add('--report-only', action='store_true', help='run nothing, write the report anew')
     add('--page', type=Path, help='Markdown page to put the tables into')
-    add('--configs', type=Path, default=CONFIGS, help='other configs (those of the repository)')
+    add(
+        '--configs',
+        type=Path,
+        default=config_folder() / 'study',
+        help='other configs (those of mmsifa)',
+    )
     add('--cfg-options', nargs='+', action=ConfigOptions, default={}, help='changes, KEY=VALUE')
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():

@@ -10,6 +10,9 @@ model = dict(
         after=['layer2.1', 'layer3.*'],
         num_segments=8))
 
-test_pipeline = _base_.test_pipeline
+# Errors name the videos
+val_pipeline, test_pipeline = _base_.val_pipeline, _base_.test_pipeline
+val_pipeline[-1].meta_keys = test_pipeline[-1].meta_keys = ('filename', )
 test_pipeline[1].num_clips = 8
+val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -1,7 +1,6 @@
 """Recognizers from configs and checkpoints, for tools that use a trained model."""
 
 import textwrap
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from mmaction.apis import init_recognizer
 from mmengine.config import Config
 from torch import nn
 
+from mmsifa.configs import config_folder
 from mmsifa.models.weights import load_fitting_weights
 
 
@@ -41,9 +41,9 @@ def load_config(name: str | Path, options: dict | None = None) -> Config:
         path = Path(name)
     else:
         package, _, leaf = str(name).rpartition('::')
-        path = _config_folder(package or 'mmsifa') / f'{leaf.removesuffix(".py")}.py'
+        path = config_folder(package or 'mmsifa') / f'{leaf.removesuffix(".py")}.py'
         if not path.is_file():
-            own = ', '.join(sorted(config.stem for config in _config_folder('mmsifa').glob('*.py')))
+            own = ', '.join(sorted(config.stem for config in config_folder().glob('*.py')))
             raise ValueError(
                 f'no config {name}: expected a file, one of mmsifa ({own}), or PACKAGE::CONFIG '
                 'with CONFIG a path in the configs of an installed package'
@@ -85,14 +85,6 @@ def change_config(config: Config, options: dict) -> None:
         pairs = ', '.join(f'{key}={value}' for key, value in options.items())
         reason = textwrap.shorten(str(error.args[0]), 100)
         raise ValueError(f'{pairs} has no place in the config ({reason})') from error
-
-
-def _config_folder(package: str) -> Path:
-    """Return where MIM puts a package's configs."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ValueError(f'no config of {package}: that package is not installed')
-    return Path(spec.origin).parent / '.mim' / 'configs'
 
 
 def load_recognizer(

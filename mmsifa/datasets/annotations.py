@@ -45,8 +45,9 @@ def read_annotations(
     ``VideoDataset`` and ``RawframeDataset``.
 
     A sample that is listed twice with one label is drawn more often: it is kept, with a warning in
-    the log. With two labels it is an error. With a ``root``, any ``..`` is an error, and an
-    absolute path that does not start with the root; links that lead out of it are followed.
+    the log. With two labels it is an error, however its path is spelt. With a ``root``, any ``..``
+    is an error, and an absolute path that does not start with the root; links that lead out of it
+    are followed.
 
     Args:
         path: The list, a text file as of :func:`~mmsifa.text_files.numbered_lines`.
@@ -56,8 +57,8 @@ def read_annotations(
         delimiter: What separates the columns; None for any white space. Default: a space.
         multi_class: Whether a sample has any number of labels. Default: False.
         num_classes: Number of classes, which labels must be below. Default: None, unknown.
-        labels_required: Whether each line must have its label. If not, all lines may lack it and
-            get the label -1. Default: True.
+        labels_required: Whether each line must have its label, or with ``multi_class`` some line.
+            If not, all lines may lack it and get the label -1. Default: True.
 
     Returns:
         The samples, dicts of the columns and ``label``; and the largest label with its line, or
@@ -106,6 +107,8 @@ def read_annotations(
         )
     if not reader.samples:
         raise AnnotationError(f'{path} holds no samples; expected {reader.form!r} on each line')
+    if labels_required and reader.largest_label[0] < 0:
+        raise AnnotationError(f'{path} has no labels; expected {reader.form!r} on each line')
     if reader.repeated:
         print_log(
             f'{path}: {reader.repeated} of {len(reader.samples)} samples are listed before; they '
@@ -155,6 +158,7 @@ class _Reader:
         self.form = (delimiter or ' ').join(names)
         self.samples: list[dict] = []
         self.lines = array('Q')  # of the samples
+        self.here = os.path.join(os.getcwd(), '')
         self.seen: dict[Any, int] = {}
         self.repeated = 0
         self.largest_label = (-1, 0)
@@ -173,7 +177,7 @@ class _Reader:
             if (label == -1) != (before == -1):
                 labelled = 'no label' if before == -1 else 'a label'
                 raise _WrongLine(f'{_short(line)} is unlike line {self.lines[0]}, with {labelled}')
-        key = sample['filename'] if len(self.columns) == 1 else self._key(sample)
+        key = self._key(sample)
         index = self.seen.setdefault(key, len(self.samples))
         if index < len(self.samples):
             before = self.samples[index]['label']
@@ -186,9 +190,15 @@ class _Reader:
         self.samples.append(sample)
         self.lines.append(number)
 
-    def _key(self, sample: dict) -> tuple:
+    def _key(self, sample: dict) -> Any:
         """What tells samples apart: clips of one video may have labels of their own."""
-        return tuple(sample[name] for name in self.columns)
+        path = sample[self.columns[0]]
+        plain = os.path.normpath(path).removeprefix(self.here)
+        if plain == path:
+            plain = path  # of two equal texts one goes
+        if 'offset' in sample:
+            return plain, sample['offset'], sample['total_frames']
+        return plain
 
     def _parse(self, line: str) -> dict:
         fields = line.split(self.delimiter)

@@ -1,5 +1,6 @@
 """MMAction2's data sets, with annotation lists that are checked and videos that are named."""
 
+import os
 import traceback
 from typing import Any
 
@@ -64,8 +65,26 @@ def _read_list(dataset, columns, prefix, delimiter) -> list[dict]:
     return samples
 
 
+class _OneList:
+    """Takes one annotation list, by its path."""
+
+    ann_file: Any
+
+    def _join_prefix(self) -> None:
+        if isinstance(self.ann_file, os.PathLike):
+            self.ann_file = os.fspath(self.ann_file)
+        if isinstance(self.ann_file, str):
+            super()._join_prefix()  # type: ignore[misc]
+            if not os.path.isdir(self.ann_file):
+                return
+        raise ValueError(
+            f'{type(self).__name__} expects ann_file to be the path of one annotation list, got '
+            f'{self.ann_file!r}; for several, put a data set of each into a ConcatDataset'
+        )
+
+
 @DATASETS.register_module()
-class CheckedVideoDataset(VideoDataset):
+class CheckedVideoDataset(_OneList, VideoDataset):
     """MMAction2's ``VideoDataset``, which reads its list strictly and names unreadable videos.
 
     Samples and arguments are those of ``VideoDataset``. What is wrong with the list is said before
@@ -130,7 +149,7 @@ input))
 
 
 @DATASETS.register_module()
-class CheckedRawframeDataset(RawframeDataset):
+class CheckedRawframeDataset(_OneList, RawframeDataset):
     """MMAction2's ``RawframeDataset``, which reads its list strictly.
 
     Samples and arguments are those of ``RawframeDataset``. What is wrong with the list is said

@@ -38,6 +38,7 @@ def describe(
         'dtype': 'float32',
         'channels': 'BGR' if getattr(normalize, 'to_rgb', False) else 'RGB',
         'sampling': sampling,
+        'multi_class': recognizer.cls_head.multi_class,
         'average_clips': recognizer.cls_head.average_clips,
         'test_pipeline': json.dumps(pipeline, default=str),
     }

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from mmaction.models.heads import BaseHead
 from mmaction.registry import MODELS
 from mmengine.model import normal_init
@@ -14,9 +15,12 @@ class SIFAHead(BaseHead):
     """Classifies the two paths of a dual-path :class:`mmsifa.models.SIFANet`.
 
     Each path is averaged over its frames and positions and has its own linear classifier. The
-    training loss is the sum of both cross-entropies; the score is the mean of both softmaxes,
+    training loss is the sum of both paths' losses; the score is the mean of both softmaxes,
     averaged over clips and crops as ``average_clips`` says: ``'prob'`` averages probabilities (as
     released), ``'score'`` their logarithms, None keeps the logarithms of every clip.
+
+    With ``multi_class`` a sample may have several classes. Each has a probability of its own, the
+    mean of both sigmoids, and the log-odds of this take the place of the logarithms.
 
     Args:
         num_classes: Number of classes.
@@ -91,18 +95,21 @@ class SIFAHead(BaseHead):
         return losses | {f'{name}_dual': value for name, value in dual.items()}
 
     def predict_by_feat(self, cls_scores: tuple[Tensor, Tensor], data_samples: list) -> list:
-        """Score the samples by the mean of both softmaxes."""
+        """Score the samples by the mean of both paths' probabilities."""
         return super().predict_by_feat(self.join_paths(cls_scores), data_samples)
 
     def join_paths(self, cls_scores: tuple[Tensor, Tensor]) -> Tensor:
-        """Make logits of one path, whose softmax is the mean of both paths' softmaxes.
+        """Make logits of one path, whose probabilities are the mean of both paths' probabilities.
 
         Args:
             cls_scores: The logits of both paths, each (N, num_classes).
 
         Returns:
-            The logarithm of the mean, (N, num_classes).
+            The logarithm of the mean, with ``multi_class`` its log-odds, (N, num_classes).
         """
-        paths = torch.stack(cls_scores).log_softmax(dim=-1)
+        paths = torch.stack(cls_scores)
+        if self.multi_class:
+            yes, no = F.logsigmoid(paths), F.logsigmoid(-paths)
+            return yes.logsumexp(dim=0) - no.logsumexp(dim=0)
         # The softmax of this logarithm, which average_clips='prob' takes, is the mean itself.
-        return paths.logsumexp(dim=0) - math.log(2)
+        return paths.log_softmax(dim=-1).logsumexp(dim=0) - math.log(2)

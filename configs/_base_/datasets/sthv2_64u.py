@@ -24,7 +24,7 @@ test_pipeline = [
     dict(type='Resize', scale=(-1, 224)),
     dict(type='ThreeCrop', crop_size=224),
     dict(type='FormatShape', input_format='NCTHW'),
-    dict(type='PackActionInputs')
+    dict(type='PackActionInputs', meta_keys=('filename', 'frame_dir'))
 ]
 
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmaction.registry import HOOKS
+from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+
+from mmsifa.compat_scores import metrics_of_labels
 
 
 def datasets_of(runner) -> Iterator[Any]:
@@ -17,29 +20,40 @@ def datasets_of(runner) -> Iterator[Any]:
     Yields:
         Each data set, such as the two inside a ConcatDataset.
     """
+    for loop in _loops(runner):
+        yield from _datasets_of_loop(loop)
+
+
+def _loops(runner) -> list[Any]:
     # The runner's properties would build what this run does not need.
-    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
-        inside = [loop.dataloader.dataset] if hasattr(loop, 'dataloader') else []
-        while inside:
-            dataset = inside.pop()
-            wrapped = vars(dataset).get('datasets') or [vars(dataset).get('dataset')]
-            parts = [part for part in wrapped if hasattr(part, '__dict__')]  # no names, no lists
-            if not parts:
-                yield dataset
-            inside.extend(parts)
+    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
+    return [loop for loop in loops if hasattr(loop, 'dataloader')]
+
+
+def _datasets_of_loop(loop) -> Iterator[Any]:
+    inside = [loop.dataloader.dataset]
+    while inside:
+        dataset = inside.pop()
+        wrapped = vars(dataset).get('datasets') or [vars(dataset).get('dataset')]
+        parts = [part for part in wrapped if hasattr(part, '__dict__')]  # no names, no lists
+        if not parts:
+            yield dataset
+        inside.extend(parts)
 
 
 @HOOKS.register_module()
 class CheckLabelsHook(Hook):
-    """Compare the labels of annotation lists with the number of the head's classes.
+    """Compare the labels of annotation lists with the head's classes and with what is measured.
 
     Before training, validation and testing. It looks at the data sets that know their largest
     label (:class:`~mmsifa.datasets.CheckedVideoDataset` and its kin), also inside of wrappers such
-    as ``RepeatDataset`` and ``ConcatDataset``, and at ``model.cls_head.num_classes``; where there
-    is none it does nothing.
+    as ``RepeatDataset`` and ``ConcatDataset``, and at ``model.cls_head.num_classes`` where there is
+    one. Of a list without labels nothing can be measured: a test that dumps its predictions leaves
+    the metrics out, with a warning.
 
     Raises:
-        ValueError: If a list has a label that the head has no class for.
+        ValueError: If a list has a label that the head has no class for, or none at all where a
+            metric needs them.
 
     Example:
         In a config::
@@ -55,13 +69,35 @@ class CheckLabelsHook(Hook):
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         classes = getattr(getattr(model, 'cls_head', None), 'num_classes', None)
-        if classes is None:
+        for loop in _loops(runner):
+            for dataset in _datasets_of_loop(loop):
+                if not hasattr(dataset, 'largest_label'):
+                    continue
+                label, line = dataset.largest_label
+                if label < 0:
+                    self._do_without_labels(runner, loop, dataset.ann_file)
+                elif classes is not None and label >= classes:
+                    raise ValueError(
+                        f'{dataset.ann_file}, line {line}: the label {label} needs '
+                        f'model.cls_head.num_classes of {label + 1} or more, got {classes}, whose '
+                        f'labels are 0 to {classes - 1}'
+                    )
+
+    @staticmethod
+    def _do_without_labels(runner, loop, ann_file):
+        """Measure nothing on a list that has none, or raise an error."""
+        dumps, needing = [], ['the loss']
+        if loop is not runner._train_loop:
+            metrics = loop.evaluator.metrics
+            dumps = [metric for metric in metrics if isinstance(metric, DumpResults)]
+            needing = metrics_of_labels(loop.evaluator)
+        if not needing:
             return
-        for dataset in datasets_of(runner):
-            label, line = getattr(dataset, 'largest_label', (-1, 0))
-            if label >= classes:
-                raise ValueError(
-                    f'{dataset.ann_file}, line {line}: the label {label} needs '
-                    f'model.cls_head.num_classes of {label + 1} or more, got {classes}, whose '
-                    f'labels are 0 to {classes - 1}'
-                )
+        names = ', '.join(needing)
+        if not dumps or loop is not runner._test_loop:
+            raise ValueError(
+                f'{ann_file} has no labels, which are needed for {names}: add them to the list, or '
+                'test with --dump FILE.pkl to have the scores alone'
+            )
+        runner.logger.warning(f'{ann_file} has no labels, so {names} is left out')
+        loop.evaluator.metrics = dumps
