@@ -67,6 +67,15 @@ def test_clip_lengths_agree(leaf):
         assert pipeline == cfg[f'{split}_pipeline']
 
 
+@pytest.mark.parametrize('path', [*LEAVES, *(ROOT / 'configs/plugin').glob('*.py')], ids=str)
+def test_errors_name_the_videos_that_are_scored(path):
+    cfg = Config.fromfile(path)
+    for split in ('val', 'test'):
+        pack = cfg[f'{split}_dataloader'].dataset.pipeline[-1]
+        assert pack.type == 'PackActionInputs'
+        assert 'filename' in pack.meta_keys
+
+
 def test_has_what_mmaction2s_tools_need(leaf):
     cfg = Config.fromfile(leaf)
     assert cfg.custom_imports.imports == ['mmsifa']

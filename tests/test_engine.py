@@ -167,6 +167,21 @@ def test_a_run_that_starts_from_weights_ends_like_a_whole_one(build, start, tmp_
     assert differences(state(whole), state(resumed)) == []
 
 
+@HOOKS.register_module()
+class SpoilScoresHook(Hook):
+    """Make the scores of a validation NaN."""
+
+    def before_val_epoch(self, runner):
+        torch.nn.init.constant_(runner.model.cls_head.fc_cls.bias, torch.nan)
+
+
+def test_a_validation_of_scores_that_are_no_numbers_stops_and_has_no_best_checkpoint(build):
+    runner = build('spoilt', **{'default_hooks.spoil': dict(type='SpoilScoresHook')})
+    with pytest.raises(FloatingPointError, match=r'the scores of \S+/00000_\w+\.mp4, .* are NaN'):
+        runner.train()
+    assert [path.name for path in Path(runner.work_dir).glob('*.pth')] == ['epoch_1.pth']
+
+
 def test_mmengine_alone_goes_on_with_other_clips(build):
     options = {
         **WORKERS,

@@ -377,6 +377,38 @@ def test_scores_that_are_no_numbers_are_never_close_enough(tmp_path, pretend):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_whose_own_scores_are_no_numbers_is_not_exported(tmp_path, pretend, video):
+    model = one_block()
+    model.cls_head.fc_cls.bias.data[1] = np.nan
+    exporter = pretend(Exporter(model, videos=[video]), Scorer(model))
+    with pytest.raises(ExportError, match=r'itself gives scores that are NaN .* for wide\.mp4'):
+        exporter.export(tmp_path / 'network.onnx')
+    assert not list(tmp_path.iterdir())
+
+
+class TwoPaths(OneBlock):
+    def forward(self, x):
+        x = super().forward(x)
+        return x, -x[:, :, ::2]
+
+
+@pytest.mark.parametrize(('backbone', 'head'), [(OneBlock, 'I3DHead'), (TwoPaths, 'SIFAHead')])
+def test_a_file_scores_each_of_several_classes_by_itself(backbone, head, tmp_path):
+    torch.manual_seed(0)
+    head = dict(type=head, num_classes=8, in_channels=4, init_std=1, average_clips='prob')
+    config = tiny_config(backbone=dict(type=backbone), cls_head=dict(head, multi_class=True))
+    model = lively(init_recognizer(config, device='cpu'))
+    Exporter(model).export(tmp_path / 'network.onnx')
+    session = onnxruntime.InferenceSession(tmp_path / 'network.onnx')
+    assert session.get_modelmeta().custom_metadata_map['multi_class'] == 'True'
+    clips = torch.randn(1, 2, 3, 8, 40, 40)
+    (scores,) = session.run(None, {'clips': clips.numpy()})
+    with torch.no_grad():
+        logits = model.cls_head(model.backbone(clips[0]))
+    paths = torch.stack(logits if isinstance(logits, tuple) else [logits])
+    np.testing.assert_allclose(scores[0], paths.sigmoid().mean((0, 1)), atol=1e-4)
+
+
 @pytest.mark.parametrize(('scale', 'telling'), [(1e6, False), (0, False), (1, True)])
 def test_scores_that_would_hide_a_wrong_network_are_told(scale, telling, tmp_path, pretend):
     torch.manual_seed(0)

@@ -499,6 +499,12 @@ def test_the_tool_refuses_in_a_sentence(tiny, video, motion_data, tmp_path, capf
     torch.save(MODELS.build(other.model).state_dict(), tmp_path / 'slowonly.pth')
     slowonly = dict(config=tmp_path / 'slowonly.py', checkpoint=tmp_path / 'slowonly.pth')
     assert 'ResNet3dSlowOnly has no SIFA layer' in error(**slowonly)
+    spoilt = torch.load(weights)
+    spoilt['cls_head.fc_cls.bias'][0] = np.nan
+    torch.save(spoilt, tmp_path / 'spoilt.pth')
+    assert f'gives scores that are NaN or infinite for {video}' in error(
+        checkpoint=tmp_path / 'spoilt.pth'
+    )
     assert not (tmp_path / 'out').exists()
 
 

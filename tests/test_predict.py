@@ -173,6 +173,35 @@ def test_damaged_videos_are_named_and_cost_nothing_else(command, clips, motion_d
         assert float(mine[0]['score']) == pytest.approx(line['scores'][best], rel=1e-5)
 
 
+def test_scores_that_are_no_numbers_cost_their_video_alone(weights, clips, tmp_path, capsys):
+    """A first layer that overflows on all but a black video."""
+    black = str(tmp_path / 'black.mp4')
+    writer = cv2.VideoWriter(black, cv2.VideoWriter.fourcc(*'mp4v'), 24, (64, 64))
+    for _ in range(18):
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+    state = torch.load(weights)['state_dict']
+    state['backbone.conv1.conv.weight'].fill_(3e38)
+    torch.save({'state_dict': state}, tmp_path / 'overflows.pth')
+    options = {**SMALL, 'model.data_preprocessor.mean': (0, 0, 0)}
+    network = ['--config', 'sifa_tiny_motion', '--checkpoint', str(tmp_path / 'overflows.pth')]
+    network += ['--cfg-options', *(f'{k}={v}'.replace(' ', '') for k, v in options.items())]
+    out = ['--out', str(tmp_path / 'o.jsonl'), '--out', str(tmp_path / 'o.csv')]
+    assert predict.main([clips[0], black, clips[1], *network, *out, '--batch-size', '3']) == 1
+
+    text = capsys.readouterr().out
+    assert text.count('the network gives scores that are NaN or infinite') == 2
+    assert 'nan %' not in text
+    lines = [
+        json.loads(line, parse_constant=pytest.fail)
+        for line in (tmp_path / 'o.jsonl').read_text().splitlines()
+    ]
+    assert [line['video'] for line in lines] == [clips[0], black, clips[1]]
+    assert ['error' in line for line in lines] == [True, False, True]
+    rows = list(csv.DictReader((tmp_path / 'o.csv').open()))
+    assert [row['video'] for row in rows] == [black] * 5
+
+
 def test_a_crash_of_the_decoder_is_one_videos_failure(weights, clips, monkeypatch):
     def crash(video, pipeline, sliding):
         if video == clips[1]:

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             measured = json.loads(done.stdout.splitlines()[-1])
             results.append(dict(case=name, lines=args.lines, **measured))
     host = dict(machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version())
-    text = ''.join(f'{json.dumps(result | host)}\n' for result in results)
+    text = ''.join(f'{json.dumps(result | host, allow_nan=False)}\n' for result in results)
     print(text, end='')
     if args.out:
         from mmsifa.atomic_write import write_atomically

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with lines.open('w') as file:
             for record in run(args):
-                print(json.dumps(record), file=file, flush=True)
+                print(json.dumps(record, allow_nan=False), file=file, flush=True)
     page = make_page([json.loads(line) for line in lines.read_text().splitlines()])
     args.out.with_suffix('.md').write_text(page)
     print(page)

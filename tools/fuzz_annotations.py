@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         seconds=round(time.monotonic() - start, 1),
         first_faults=faults[:10],
     )
-    text = json.dumps(result, indent=2)
+    text = json.dumps(result, indent=2, allow_nan=False)
     print(text)
     if args.out:
         write_atomically(args.out, text + '\n')

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         seconds=round(time.time() - start, 1),
     )  # fmt: skip
     if args.json:
-        write_atomically(args.json, json.dumps(result, indent=2).encode() + b'\n')
+        write_atomically(args.json, json.dumps(result, indent=2, allow_nan=False).encode() + b'\n')
     for fault in faults[:10]:
         print(f'--seed {fault["seed"]} --inputs 1: {fault["fault"]}')
     print(f'{args.inputs} inputs of {args.kind}: {len(faults)} faults')

@@ -244,8 +244,8 @@ def main() -> int:
                 break
             work_dir = Path(folder, f'killed_{found["runs_compared"]}')
 
-    write_atomically(args.out, json.dumps(found, indent=4) + '\n')
-    print(json.dumps(found))
+    write_atomically(args.out, json.dumps(found, indent=4, allow_nan=False) + '\n')
+    print(json.dumps(found, allow_nan=False))
     return int(found['values_that_differ'] > 0)
 
 

@@ -154,7 +154,7 @@ def make_dataset(out: str | Path, settings: Settings, overwrite: bool = False) -
         _write_split(new, 'train', settings.num_train, settings)
         _write_split(new, 'val', settings.num_val, settings)
         _write_text(new / 'label_map.txt', ''.join(f'{motion}\n' for motion in MOTIONS))
-        _write_text(new / 'settings.json', json.dumps(wanted, indent=2) + '\n')
+        _write_text(new / 'settings.json', json.dumps(wanted, indent=2, allow_nan=False) + '\n')
         try:
             if out.exists():
                 out.rename(old)

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     stored = args.out / 'report.json'
     if configs:
         report = measure(configs, args)
-        write_atomically(stored, json.dumps(report, indent=1) + '\n')
+        write_atomically(stored, json.dumps(report, indent=1, allow_nan=False) + '\n')
     elif stored.is_file():
         report = json.loads(stored.read_text())
     else:

@@ -47,7 +47,7 @@ class VideoResult:
 
     Attributes:
         video: Path.
-        predictions: One for the whole video or for each window that could be read.
+        predictions: One for the whole video or for each window that could be scored.
         windows: How many there should be; 0 if the video could not be opened.
         failures: Why windows have no prediction.
         read: Whether all that can be read of it has been.
@@ -61,7 +61,7 @@ class VideoResult:
 
     @property
     def error(self) -> str | None:
-        """Why the video, or a part of it, could not be read; None if it could."""
+        """Why the video, or a part of it, could not be scored; None if it could."""
         if not self.failures:
             return None
         if not self.predictions:
@@ -234,7 +234,11 @@ def _score(
     with torch.no_grad(), autocast(device_type=device, enabled=amp):
         samples = model.test_step(data)
     for (result, window, _), sample in zip(batch, samples, strict=True):
-        result.predictions.append(Prediction(sample.pred_score.float().cpu(), window))
+        scores = sample.pred_score.float().cpu()
+        if scores.isfinite().all():
+            result.predictions.append(Prediction(scores, window))
+        else:
+            result.failures.append('the network gives scores that are NaN or infinite')
         if on_window:
             on_window(result)
     batch.clear()

@@ -104,4 +104,4 @@ def _json_rows(video: str, prediction: Prediction, names: Sequence[str]) -> str:
 
 
 def _json(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False) + '\n'
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + '\n'

@@ -40,7 +40,7 @@ def describe(
         'sampling': sampling,
         'multi_class': recognizer.cls_head.multi_class,
         'average_clips': recognizer.cls_head.average_clips,
-        'test_pipeline': json.dumps(pipeline, default=str),
+        'test_pipeline': json.dumps(pipeline, default=str, allow_nan=False),
     }
     if sampling.interval is not None:
         known |= dict(clip_len=sampling.frames, frame_interval=sampling.interval)

@@ -161,8 +161,8 @@ class Exporter:
             How it compares.
 
         Raises:
-            ExportError: If a score differs by more, or the network cannot be traced; there is no
-                new file then.
+            ExportError: If a score differs by more or is NaN, or the network cannot be traced;
+                there is no new file then.
         """
         if classes is not None:
             self.metadata['classes'] = json.dumps(list(classes))
@@ -182,8 +182,14 @@ class Exporter:
                     longer=self.dynamic_frames,
                     other_size=self.scorer.preprocess is not None and self.crops,
                 )
-            run = self._load(file)
             scores = {name: sample.scores.cpu() for name, sample in checks.items()}
+            invalid = [name for name in scores if not scores[name].isfinite().all()]
+            if invalid:
+                raise ExportError(
+                    f'the network itself gives scores that are NaN or infinite for {invalid[0]}: '
+                    'look at its weights'
+                )
+            run = self._load(file)
             differences = {
                 name: difference(run(self._input(sample)), scores[name])
                 for name, sample in checks.items()

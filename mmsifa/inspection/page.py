@@ -79,7 +79,7 @@ def write_page(inspection: Inspection, path: Path) -> None:
         ),
         style=style,
         script=script,
-        data=json.dumps(_content(inspection)).replace('<', r'\u003c'),
+        data=json.dumps(_content(inspection), allow_nan=False).replace('<', r'\u003c'),
     )
     # File names may hold bytes that are no text.
     write_atomically(path, document.encode(errors='replace'))

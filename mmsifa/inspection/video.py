@@ -49,7 +49,8 @@ def inspect_video(
 
     Raises:
         ValueError: If the model has no SIFA layer, the clip starts after the video's end or makes
-            a single feature frame, or there are not as many labels as classes.
+            a single feature frame, the scores are NaN or infinite, or there are not as many labels
+            as classes.
         UnreadableVideoError: If the video cannot be opened or decoded.
 
     Example:
@@ -73,6 +74,10 @@ def inspect_video(
         views, num_frames = clip_sizes(model, data['inputs'][0])
         with capture_attention(model, num_frames) as layers:
             (sample,) = model(**data, mode='predict')
+    if not sample.pred_score.isfinite().all():
+        raise ValueError(
+            f'the network gives scores that are NaN or infinite for {video}: look at its weights'
+        )
     if not layers:
         raise ValueError(
             f'a clip of {num_frames or data["inputs"].shape[1] // views} frames makes a single '

@@ -55,5 +55,5 @@ def measure_costs(study: Study, settings: Settings, progress: Progress) -> dict:
             for entry in report['models']
         },
     )
-    write_atomically(file, json.dumps(costs, indent=1) + '\n')
+    write_atomically(file, json.dumps(costs, indent=1, allow_nan=False) + '\n')
     return costs

@@ -129,7 +129,7 @@ def write_report(out: Path, costs: dict | None = None) -> dict:
     if costs is None and (out / 'costs.json').is_file():
         costs = json.loads((out / 'costs.json').read_text())
     summary = summarize(results, costs)
-    write_atomically(out / 'results.json', json.dumps(summary, indent=1) + '\n')
+    write_atomically(out / 'results.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     write_atomically(out / 'table.md', tables(summary))
     for task, entry in summary['tasks'].items():
         write_atomically(out / f'learning_{task}.png', draw_learning(entry))

@@ -84,7 +84,7 @@ def train_and_test(folder: Path) -> dict:
         cases = find_cases(seen)
         if len(cases) > 1:
             write_atomically(folder / 'cases.png', draw_cases(cases))
-    write_atomically(folder / 'result.json', json.dumps(result, indent=1) + '\n')
+    write_atomically(folder / 'result.json', json.dumps(result, indent=1, allow_nan=False) + '\n')
     return result
 
 
