@@ -348,6 +348,23 @@ def test_validation_and_test_lists_are_looked_at_too(tiny, write):
             start()
 
 
+def test_a_head_that_learns_several_classes_scores_each_by_itself(tiny, write):
+    for split in ('train', 'val'):
+        dataset = tiny[f'{split}_dataloader'].dataset
+        videos = [line.split()[0] for line in Path(dataset.ann_file).read_text().splitlines()]
+        dataset.update(multi_class=True, num_classes=3)
+        dataset.ann_file = write(''.join(f'{video} 0 2\n' for video in videos))
+    metric = ('mean_average_precision',)
+    tiny.val_evaluator = dict(type='AccMetric', metric_list=metric)
+    tiny.model.cls_head.update(num_classes=3, loss_cls=dict(type='BCELossWithLogits'))
+    with pytest.raises(ValueError, match=r'several labels: set model\.cls_head\.multi_class=True'):
+        Runner.from_cfg(tiny).train()
+    tiny.model.cls_head.multi_class = True
+    runner = Runner.from_cfg(tiny)
+    runner.train()
+    assert runner.message_hub.get_scalar('val/acc/mean_average_precision').current() == 1
+
+
 @pytest.fixture
 def without_labels(tiny):
     """The small config with validation and test lists that have no labels."""

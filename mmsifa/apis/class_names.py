@@ -42,7 +42,8 @@ def class_names(config: Config, file: str | Path | None = None) -> tuple[list[st
             )
         return names, str(file)
     loader = config.get('test_dataloader') or {}
-    ann_file = Path(loader.get('dataset', {}).get('ann_file') or '')
+    ann_file = loader.get('dataset', {}).get('ann_file')
+    ann_file = Path(ann_file if isinstance(ann_file, str) else '')
     beside = ann_file.with_name('label_map.txt') if ann_file.name else None
     candidates = [beside] if beside else []
     candidates += [SHIPPED / f'{folder}.txt' for folder in ann_file.parts]

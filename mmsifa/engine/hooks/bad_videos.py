@@ -138,8 +138,9 @@ class BadVideosHook(Hook):
             if 'unreadable' in sample:
                 self._new += sample.unreadable
                 wrong = torch.ones_like(sample.pred_score)
-                wrong[sample.gt_label if len(sample.gt_label) == 1 else sample.gt_label > 0] = 0
-                sample.set_pred_score(wrong / wrong.sum().clamp(min=1))
+                several = len(sample.gt_label) > 1
+                wrong[sample.gt_label > 0 if several else sample.gt_label] = 0
+                sample.set_pred_score(wrong if several else wrong / wrong.sum().clamp(min=1))
                 sample.set_pred_label(wrong.argmax(keepdim=True))
 
     def _count(self, samples):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from mmaction.models import BCELossWithLogits
 from mmaction.registry import HOOKS
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
@@ -52,8 +53,8 @@ class CheckLabelsHook(Hook):
     the metrics out, with a warning.
 
     Raises:
-        ValueError: If a list has a label that the head has no class for, or none at all where a
-            metric needs them.
+        ValueError: If a list has a label that the head has no class for, none at all where a
+            metric needs them, or several of a sample where the head scores as if there were one.
 
     Example:
         In a config::
@@ -68,7 +69,9 @@ class CheckLabelsHook(Hook):
             runner: The runner.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        classes = getattr(getattr(model, 'cls_head', None), 'num_classes', None)
+        head: Any = getattr(model, 'cls_head', None)
+        classes = getattr(head, 'num_classes', None)
+        by_itself = isinstance(getattr(head, 'loss_cls', None), BCELossWithLogits)
         for loop in _loops(runner):
             for dataset in _datasets_of_loop(loop):
                 if not hasattr(dataset, 'largest_label'):
@@ -81,6 +84,12 @@ class CheckLabelsHook(Hook):
                         f'{dataset.ann_file}, line {line}: the label {label} needs '
                         f'model.cls_head.num_classes of {label + 1} or more, got {classes}, whose '
                         f'labels are 0 to {classes - 1}'
+                    )
+                if dataset.multi_class and by_itself and not head.multi_class:
+                    raise ValueError(
+                        f'{dataset.ann_file} may give a sample several labels: set '
+                        'model.cls_head.multi_class=True, or the head scores classes by a softmax '
+                        'that BCELossWithLogits trains each by itself'
                     )
 
     @staticmethod
