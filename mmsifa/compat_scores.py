@@ -42,13 +42,15 @@ def mend_measures_of_nothing():
 
     @functools.wraps(upstream)
     def process(self, data_samples, data_batch=None):
-        invalid = [sample for sample in data_samples if not _is_finite(sample.get('pred_score'))]
+        # Features that a head gives in the place of scores are bare tensors.
+        samples = [sample for sample in data_samples if hasattr(sample, 'get')]
+        invalid = [sample for sample in samples if not _is_finite(sample.get('pred_score'))]
         if invalid:
             raise FloatingPointError(
                 f'the scores of {names_of(invalid)} are NaN or infinite, so nothing is measured: '
                 'look at these samples and at the weights'
             )
-        unlabelled = [sample for sample in data_samples if _is_made_up(sample.get('gt_label'))]
+        unlabelled = [sample for sample in samples if _is_made_up(sample.get('gt_label'))]
         metrics = ', '.join(metrics_of_labels(self))
         if unlabelled and metrics:
             raise ValueError(

@@ -621,6 +621,12 @@ def test_no_metric_takes_the_label_of_a_list_without_labels(tmp_path):
     assert mmengine.load(tmp_path / 'dump.pkl')[0]['filename'] == 'a.mp4'
 
 
+def test_features_in_the_place_of_scores_are_dumped_as_before(tmp_path):
+    dump = dict(type='DumpResults', out_file_path=str(tmp_path / 'dump.pkl'))
+    Evaluator(dump).offline_evaluate([torch.tensor([1.0, math.nan])])
+    assert len(mmengine.load(tmp_path / 'dump.pkl')) == 1
+
+
 # Data loaders
 
 
