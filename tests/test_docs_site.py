@@ -195,8 +195,11 @@ def hue():
 def compiled():
     import mmcv.ops
 
+def workers():
+    torch.utils.data.DataLoader([], num_workers=0, persistent_workers=True)
+
 for step in (
-    models, unknown, checkpoint, amp, launch, parallel, hue, compiled,
+    models, unknown, checkpoint, amp, launch, parallel, hue, compiled, workers,
     lambda: torch.zeros(1, dtype=torch.bfloat16).numpy(), lambda: np.Inf,
     lambda: Config(dict()).auto_scale_lr, lambda: Config.fromfile('config.py'),
 ):

@@ -153,10 +153,10 @@ def test_damaged_videos_are_named_and_cost_nothing_else(command, clips, motion_d
     done = run('python', 'tools/predict.py', folder, *command, *labels, *out, check=False)
     assert done.returncode == 1
     for name in ('cut', 'empty', 'page'):
-        assert re.search(rf'{name}.mp4\n  cannot be read: .+\n', done.stdout)
-    assert 'empty.mp4\n  cannot be read: the file is empty' in done.stdout
+        assert re.search(rf'{name}.mp4\n  cannot be scored: .+\n', done.stdout)
+    assert 'empty.mp4\n  cannot be scored: the file is empty' in done.stdout
     assert 'deep' in done.stdout
-    assert '2 of 5 videos were read' in done.stdout
+    assert '2 of 5 videos were scored' in done.stdout
     assert re.search(rf'{Path(clips[0]).name}\n(  +\d+\.\d %  [a-z]+ *\n){{5}}', done.stdout)
 
     rows = list(csv.DictReader((tmp_path / 'o.csv').open()))
@@ -229,7 +229,7 @@ def test_an_error_of_the_model_is_no_bad_video(command, clips, tmp_path, monkeyp
     assert predict.main([*clips[:3], *command, '--batch-size', '1', '--out', str(out)]) == 3
     text = capsys.readouterr().out
     assert 'Out of memory: Tried to allocate 9 GiB.' in text
-    assert 'cannot be read' not in text
+    assert 'cannot be scored' not in text
     assert [json.loads(line)['video'] for line in out.read_text().splitlines()] == clips[:1]
 
 
@@ -603,8 +603,8 @@ def test_a_table_that_cannot_be_written_costs_no_other(
     assert predict.main([clips[0], *command, *options, '--sliding', '0.25']) == 1
     text = capsys.readouterr().out
     assert 'o.jsonl was not written: [Errno 28] No space left' in text
-    assert 'cannot be read' not in text
-    assert 'were read' not in text
+    assert 'cannot be scored' not in text
+    assert 'were scored' not in text
     (unfinished,) = tmp_path.glob('.o.jsonl.*.part')
     assert f'What came before is in {unfinished}' in text.replace('\n', '')
     assert json.loads(unfinished.read_text())['start'] == 0

@@ -1,7 +1,7 @@
 """Name what happens in videos: the five best classes of a trained recognizer.
 
 Each video is scored as in testing, with the clips and crops of the config, or with --sliding each
-window of it. Exit code 0 says that all videos were read, 1 that some were not or not all of them,
+window of it. Exit code 0 says that all videos were scored, 1 that some were not or not all of them,
 or an output was not written, 2 that the arguments are wrong, 3 that the model ran out of memory,
 130 that it was interrupted. What comes of a video is written as soon as it is there.
 """
@@ -231,7 +231,7 @@ def predict(
         finally:  # also when the model fails
             outputs.close()
     if failed or code:
-        console.print(f'{read} of {len(args.videos)} videos were read')
+        console.print(f'{read} of {len(args.videos)} videos were scored')
     return code or int(failed > 0 or outputs.failed)
 
 
@@ -254,7 +254,7 @@ def print_result(result: VideoResult, names: list[str], console: Console) -> Non
     if table.row_count:
         console.print(table)
     if result.error:
-        console.print(f'  cannot be read: {result.error}', style='red')
+        console.print(f'  cannot be scored: {result.error}', style='red')
 
 
 if __name__ == '__main__':
