@@ -3,12 +3,14 @@
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import cv2
 import decord
 import imageio_ffmpeg
 import numpy as np
@@ -19,8 +21,8 @@ from mmengine import load
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmsifa import video
 from mmsifa.datasets import UnreadableVideoError
+from mmsifa.datasets.raw_frames import frame_names
 from mmsifa.engine.hooks import BadVideosHook
 from mmsifa.engine.loops import seed_generators
 
@@ -496,16 +498,16 @@ def test_a_crash_of_the_decoder_costs_one_video(kinds, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     tool = importlib.import_module('check_videos')
     good, crash = (str(kinds / file_name(kind)) for kind in ('H.264', 'AV1'))
-    check_frames = video.check_frames
+    check_frames = tool.check_frames
 
     def crash_or_check(reader, thorough):
         if reader._file == crash:
             signal.raise_signal(signal.SIGSEGV)
         check_frames(reader, thorough)
 
-    monkeypatch.setattr(video, 'check_frames', crash_or_check)
+    monkeypatch.setattr(tool, 'check_frames', crash_or_check)
     found = dict(tool.check([crash, good], workers=1, timeout=300))
-    assert found == {crash: ('decoder', 'crashed (SIGSEGV)'), good: None}
+    assert found == {crash: 'decoder: crashed (SIGSEGV)', good: None}
 
 
 def test_an_interrupt_while_a_process_starts_leaves_none(tmp_path, monkeypatch):
@@ -542,3 +544,155 @@ def test_interrupted_check_videos_leaves_nothing(tmp_path):
     with pytest.raises(BrokenPipeError):  # its process is gone
         os.write(writer, b'x')
     os.close(writer)
+
+
+# Raw frames
+
+
+FRAMES = {
+    'good': None,
+    'missing': (lambda path: path.unlink(), 'No such file or directory'),
+    'empty': (lambda path: path.write_bytes(b''), 'it is empty'),
+    'page': (lambda path: path.write_text('404 Not Found'), 'it is cut off or no image'),
+    'cut': (
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        'it is cut off or no image',
+    ),
+    'folder': (lambda path: (path.unlink(), path.mkdir()), 'Is a directory'),
+}
+
+
+@pytest.fixture(scope='module')
+def frames(tmp_path_factory):
+    """Folders of 16 frames; of each but the first, one frame is broken."""
+    root = tmp_path_factory.mktemp('frames')
+    for name, broken in FRAMES.items():
+        (root / name).mkdir()
+        for number in range(1, 17):
+            picture = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+            assert cv2.imwrite(str(root / name / f'{number:05}.jpg'), picture)
+        if broken:
+            broken[0](root / name / '00007.jpg')
+    return root
+
+
+@pytest.fixture
+def frames_list(frames, tmp_path):
+    path = tmp_path / 'frames.txt'
+    path.write_text(''.join(f'{name} 16 {i}\n' for i, name in enumerate(FRAMES)))
+    return path
+
+
+RAW_PIPELINE = [
+    dict(type='SampleFrames', clip_len=16, frame_interval=1, num_clips=1),
+    dict(type='RawFrameDecode'),
+    dict(type='FormatShape', input_format='NCTHW'),
+    dict(type='PackActionInputs'),
+]
+
+
+def rawframe_dataset(path, frames, **options):
+    cfg = dict(type='CheckedRawframeDataset', ann_file=str(path), pipeline=RAW_PIPELINE)
+    cfg.update(data_prefix=dict(img=str(frames)), filename_tmpl='{:05}.jpg', **options)
+    return DATASETS.build(cfg)
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_an_unreadable_frame_is_named_with_its_folder(frames_list, frames, backend):
+    dataset = rawframe_dataset(frames_list, frames)
+    dataset.pipeline.transforms[1].decoding_backend = backend
+    assert dataset[0]['inputs'].shape == (1, 3, 16, 64, 64)
+    for index, name in enumerate(FRAMES):
+        if name != 'good':
+            said = rf'{frames / name} cannot be read \(RawFrameDecode: 00007\.jpg: .+\)'
+            with pytest.raises(UnreadableVideoError, match=said) as raised:
+                dataset[index]
+            assert 'FaultTolerantRawframeDataset leaves them out' in str(raised.value)
+            if backend == 'cv2':
+                assert FRAMES[name][1] in str(raised.value)
+
+
+def test_training_goes_on_without_folders_of_unreadable_frames(frames_list, frames, config):
+    cfg = config(frames_list, epochs=2)
+    cfg.train_dataloader.dataset = dict(
+        type='FaultTolerantRawframeDataset',
+        ann_file=str(frames_list),
+        data_prefix=dict(img=str(frames)),
+        filename_tmpl='{:05}.jpg',
+        pipeline=RAW_PIPELINE,
+        max_refetch=100,
+    )
+    cfg.default_hooks.bad_videos.max_failed_share = 1.0
+    Runner.from_cfg(cfg).train()
+    reasons = bad_videos(cfg)
+    assert reasons.keys() == FRAMES.keys() - {'good'}
+    for name, reason in reasons.items():
+        assert reason == f'RawFrameDecode: 00007.jpg: {FRAMES[name][1]}'
+
+
+def test_a_wrong_folder_of_frames_stops_at_the_first_sample(frames_list):
+    dataset = rawframe_dataset(frames_list, 'nowhere', type='FaultTolerantRawframeDataset')
+    dataset.counted = True
+    with pytest.raises(UnreadableVideoError, match=r"is data_prefix\.img='nowhere' the folder"):
+        dataset[0]
+
+
+def test_check_videos_takes_lists_of_raw_frames(frames_list, frames, run, tmp_path):
+    shutil.copytree(frames / 'good', tmp_path / 'frames/good')
+    for name in FRAMES:
+        if name != 'good':
+            shutil.copytree(frames / name, tmp_path / 'frames' / name)
+    content = bytearray((frames / 'good/00005.jpg').read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = np.random.default_rng(1).bytes(40)
+    shutil.copytree(frames / 'good', tmp_path / 'frames/garbled')
+    (tmp_path / 'frames/garbled/00005.jpg').write_bytes(content)  # decodes to other colours
+    shutil.copytree(frames / 'good', tmp_path / 'frames/short')
+    with frames_list.open('a') as file:
+        file.write('garbled 16 1\nshort 17 1\nnowhere 16 1\n')
+    good, bad = tmp_path / 'good.txt', tmp_path / 'bad.txt'
+    command = ['python', 'tools/check_videos.py', frames_list, '--data-root', tmp_path / 'frames']
+    done = run(*command, '--out-good', good, '--out-bad', bad, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "filename_tmpl='{:05}.jpg' and start_index=1 in a config" in done.stdout
+    assert '1 of 9 videos are good, 8 are bad' in done.stdout
+    rows = dict(line.split('\t') for line in bad.read_text().splitlines())
+    reasons = {Path(folder).name: reason for folder, reason in rows.items()}
+    expected = {name: f'00007.jpg: {kind[1]}' for name, kind in FRAMES.items() if kind}
+    expected['garbled'] = '00005.jpg: Corrupt JPEG data: premature end of data segment'
+    expected['short'] = '00017.jpg: No such file or directory'
+    expected['nowhere'] = '00001.jpg: No such file or directory'
+    assert reasons == {name: f'RawFrameDecode: {why}' for name, why in expected.items()}
+    assert good.read_text() == 'good 16 0\n'
+
+
+def test_names_of_raw_frames_are_found_or_asked_for(tmp_path, run):
+    for name in ('a/img_00000.jpg', 'a/flow_x_00000.jpg', 'b/7.png', 'b/12.png', 'c/notes.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    folders = [str(tmp_path / name) for name in 'abc']
+    assert frame_names(folders) == ('img_{:05}.jpg', 0)
+    assert frame_names(folders[1:]) == ('{:01}.png', 1)
+    with pytest.raises(ValueError, match='give --filename-tmpl and --start-index'):
+        frame_names(folders[2:])
+
+
+def test_check_videos_says_what_it_found_at_once_and_takes_any_name(tmp_path, motion_data, run):
+    """Also when it is killed before the end."""
+    root = os.fsdecode(os.fsencode(tmp_path) + b'/\xca')
+    os.mkdir(root)
+    Path(root, 'empty.mp4').touch()
+    os.mkfifo(Path(root, 'pipe.mp4'))  # never ends
+    (tmp_path / 'list.txt').write_text('empty.mp4\t0\npipe.mp4\t1\n')
+    command = [sys.executable, 'tools/check_videos.py', tmp_path / 'list.txt', '--data-root', root]
+    command += ['--delimiter', r'\t', '--out-bad', tmp_path / 'bad.txt', '--workers', '2']
+    env = dict(os.environ, PYTHONIOENCODING='ascii')
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
+    writer = os.open(Path(root, 'pipe.mp4'), os.O_WRONLY)  # returns when the decoder waits there
+    row = process.stdout.readline()
+    process.kill()
+    process.wait()
+    os.close(writer)  # ends the decoder
+    assert row == f'{tmp_path}/\\xca/empty.mp4: DecordInit: the file is empty\n'
+    (unfinished,) = tmp_path.glob('.bad.txt.*.part')
+    assert unfinished.read_text() == row.replace(': ', '\t', 1)

@@ -1,9 +1,10 @@
 """Decode every frame of every video of an annotation list and say which ones cannot be read.
 
 Each video is decoded from its start, then frames are taken out of order, as in training, and must
-be the same. It has a process of its own: a file that crashes the decoder or keeps it busy for ever
-is reported like any other. Exit code 0 says that all are good, 1
-that some are bad, 2 that the list or the arguments are wrong, 130 that the check was interrupted.
+be the same. Of a list of raw frames each picture is decoded. A video has a process of its own: a
+file that crashes the decoder or keeps it busy for ever is reported like any other. Exit code 0 says
+that all are good, 1 that some are bad, 2 that the list or the arguments are wrong, 130 that the
+check was interrupted.
 """
 
 import argparse
@@ -12,22 +13,50 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from mmaction.datasets.transforms import DecordInit
 from rich.progress import track
+
+from mmsifa.apis.command_line import delimiter, print_any_text
+from mmsifa.atomic_write import check_writable, open_unfinished, write_atomically
+from mmsifa.datasets.annotations import annotation_lines, read_annotations
+from mmsifa.datasets.checked import reason_of
+from mmsifa.datasets.raw_frames import RawFrames, check_raw_frames, frame_names, lists_folders
+from mmsifa.text_files import escape_path
+from mmsifa.video import check_frames
+
+Sample = str | RawFrames  # a video's path, or the frames of one
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Parse the command line."""
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('list', type=Path, help='annotation list, a line "PATH LABEL" each')
+    parser.add_argument(
+        'list', type=Path, help='annotation list, "PATH LABEL" or "FOLDER FRAMES LABEL" a line'
+    )
     parser.add_argument('--data-root', default='', help='folder of the paths (the current one)')
-    parser.add_argument('--delimiter', default=' ', help='what separates the columns (a space)')
+    parser.add_argument(
+        '--delimiter',
+        type=delimiter,
+        help=r'between the columns, \t for a tab (a space, of raw frames any white space)',
+    )
     parser.add_argument('--multi-class', action='store_true', help='lines have several labels')
+    parser.add_argument(
+        '--with-offset', action='store_true', help='raw frames, lines "FOLDER OFFSET FRAMES LABEL"'
+    )
+    parser.add_argument(
+        '--filename-tmpl', help="raw frames' names, as in the config (what the first folder has)"
+    )
+    parser.add_argument(
+        '--start-index', type=int, help='number of the first raw frame, as in the config (0 or 1)'
+    )
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count(), help='videos at a time (one a core)'
     )
@@ -53,48 +82,68 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
 def main(argv: list[str] | None = None) -> int:
     """Check a list; return the exit code."""
     parser, args = parse_args(argv)
-    from mmsifa.atomic_write import check_writable, write_atomically
-    from mmsifa.datasets.annotations import annotation_lines, read_annotations
-    from mmsifa.datasets.checked import reason_of
-
     try:
         for path in filter(None, (args.out_good, args.out_bad)):
             check_writable(path)  # before hours of decoding
-        samples, _ = read_annotations(
-            args.list,
-            root=args.data_root,
-            delimiter=args.delimiter,
-            multi_class=args.multi_class,
-            labels_required=False,
-        )
+        samples = read_samples(args)
         lines = [line for _, line in annotation_lines(args.list)]
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    videos = list(dict.fromkeys(sample['filename'] for sample in samples))
+    videos = list(dict.fromkeys(samples))
 
-    bad: dict[str, str] = {}
+    found: dict[Sample, str | None] = {}
+    waiting = deque(videos)
+    rows = open_unfinished(args.out_bad) if args.out_bad else None
     try:
-        checked = check(videos, args.workers, args.timeout, args.thorough)
-        for video, failure in track(checked, 'Decoding', total=len(videos)):
-            if failure:
-                step, text = failure
-                bad[video] = reason_of(step, RuntimeError(text))
+        for video, failure in track(
+            check(videos, args.workers, args.timeout, args.thorough), 'Decoding', total=len(videos)
+        ):
+            found[video] = failure
+            while waiting and waiting[0] in found:  # said at once, in the order of the list
+                if reason := found[named := waiting.popleft()]:
+                    print(f'{escape_path(str(named))}: {reason}', flush=True)
+                    if rows:
+                        rows.write(f'{escape_path(str(named))}\t{reason}\n'.encode())
+                        rows.flush()
     except KeyboardInterrupt:
         print('Interrupted; no list was written', file=sys.stderr)
+        if rows:
+            Path(rows.name).unlink()
         return 130
 
-    for video in videos:
-        if video in bad:
-            print(f'{video}: {bad[video]}')
-    print(f'{len(videos) - len(bad)} of {len(videos)} videos are good, {len(bad)} are bad')
+    bad = sum(reason is not None for reason in found.values())
+    print(f'{len(videos) - bad} of {len(videos)} videos are good, {bad} are bad')
     if args.out_good:
         kept = zip(samples, lines, strict=True)
-        good = (f'{line}\n' for sample, line in kept if sample['filename'] not in bad)
+        good = (f'{line}\n' for sample, line in kept if not found[sample])
         write_atomically(args.out_good, ''.join(good))
-    if args.out_bad:
-        named = (f'{video}\t{bad[video]}\n' for video in videos if video in bad)
-        write_atomically(args.out_bad, ''.join(named))
+    if rows:
+        os.replace(rows.name, args.out_bad)
     return 1 if bad else 0
+
+
+def read_samples(args: argparse.Namespace) -> list[Sample]:
+    """Return what each line of the list names; say how frames are called if that was found out."""
+    options: dict[str, Any] = dict(
+        root=args.data_root, multi_class=args.multi_class, labels_required=False
+    )
+    raw = args.with_offset or args.filename_tmpl or args.start_index is not None
+    if not raw and not lists_folders(args.list, args.data_root, args.delimiter):
+        options['delimiter'] = args.delimiter or ' '
+        return [sample['filename'] for sample in read_annotations(args.list, **options)[0]]
+    columns = ('frame_dir', *(['offset'] if args.with_offset else []), 'total_frames')
+    samples, _ = read_annotations(args.list, columns, delimiter=args.delimiter, **options)
+    template, first = args.filename_tmpl, args.start_index
+    if template is None or first is None:
+        known = frame_names(sample['frame_dir'] for sample in samples)
+        template = known[0] if template is None else template
+        first = known[1] if first is None else first
+    print(f'Raw frames, as with filename_tmpl={template!r} and start_index={first} in a config')
+    starts = [first + sample.get('offset', 0) for sample in samples]
+    return [
+        RawFrames(sample['frame_dir'], template, range(start, start + sample['total_frames']))
+        for sample, start in zip(samples, starts, strict=True)
+    ]
 
 
 @contextmanager
@@ -111,22 +160,22 @@ def uninterrupted() -> Iterator[None]:
 
 
 def check(
-    videos: Iterable[str], workers: int, timeout: float, thorough: bool = False
-) -> Iterator[tuple[str, tuple[str, str] | None]]:
+    videos: Iterable[Sample], workers: int, timeout: float, thorough: bool = False
+) -> Iterator[tuple[Sample, str | None]]:
     """Decode videos in processes of their own.
 
     Args:
-        videos: Paths.
+        videos: Paths, or raw frames.
         workers: How many to decode at a time.
         timeout: Seconds for each.
         thorough: Whether to take all frames out of order. Defaults to False: ten of a video.
 
     Yields:
-        Each path, in the order in which they are done, and None or what failed and why.
+        Each, in the order in which they are done, and None or what failed and why.
     """
     context: Any = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
     waiting = iter(videos)
-    running: dict[Connection, tuple[str, multiprocessing.process.BaseProcess, float]] = {}
+    running: dict[Connection, tuple[Sample, multiprocessing.process.BaseProcess, float]] = {}
     try:
         while True:
             while len(running) < workers and (video := next(waiting, None)) is not None:
@@ -145,7 +194,7 @@ def check(
                 if result in done:
                     yield video, outcome(result, process)
                 elif now >= deadline:
-                    yield video, ('decoder', f'not done after {timeout:g} seconds')
+                    yield video, f'decoder: not done after {timeout:g} seconds'
                 else:
                     continue
                 del running[result]
@@ -155,9 +204,7 @@ def check(
             stop(process)
 
 
-def outcome(
-    result: Connection, process: multiprocessing.process.BaseProcess
-) -> tuple[str, str] | None:
+def outcome(result: Connection, process: multiprocessing.process.BaseProcess) -> str | None:
     """What the process of a video has to say, or what happened to it if it says nothing."""
     try:
         return result.recv()
@@ -165,7 +212,7 @@ def outcome(
         process.join()
         code = process.exitcode or 0
         cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
-        return 'decoder', f'crashed ({cause})'
+        return f'decoder: crashed ({cause})'
 
 
 def stop(process: multiprocessing.process.BaseProcess) -> None:
@@ -174,21 +221,20 @@ def stop(process: multiprocessing.process.BaseProcess) -> None:
     process.join()
 
 
-def decode(video: str, thorough: bool, end: Connection) -> None:
-    """Decode a video as ``DecordInit`` and ``DecordDecode`` do and send what failed, or None."""
-    from mmaction.datasets.transforms import DecordInit
-
-    from mmsifa.video import check_frames
-
+def decode(video: Sample, thorough: bool, end: Connection) -> None:
+    """Decode a video as the data sets' pipelines do and send what failed, or None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the decoder's own words
     step = 'DecordInit'
     try:
-        reader = DecordInit().transform(dict(filename=video))['video_reader']
-        step = 'DecordDecode'
-        check_frames(reader, thorough)
+        if isinstance(video, RawFrames):
+            check_raw_frames(video)
+        else:
+            reader = DecordInit().transform(dict(filename=video))['video_reader']
+            step = 'DecordDecode'
+            check_frames(reader, thorough)
     except Exception as error:
-        end.send((step, str(error) or type(error).__name__))
+        end.send(str(error) if isinstance(video, RawFrames) else reason_of(step, error))
     else:
         end.send(None)
 

@@ -3,7 +3,7 @@
 from .annotations import AnnotationError, annotation_lines, read_annotations
 from .checked import CheckedRawframeDataset, CheckedVideoDataset, UnreadableVideoError
 from .class_folders import ClassFolders, split_class_folders, write_lists
-from .fault_tolerant import FaultTolerantVideoDataset
+from .fault_tolerant import FaultTolerant, FaultTolerantRawframeDataset, FaultTolerantVideoDataset
 from .order_tasks import PanningCrop, PlayOrder, PlaySpeed
 from .scenes import Scene, draw_sprite, draw_texture
 from .synthetic import SyntheticClips, sample_scene
@@ -17,6 +17,8 @@ __all__ = [
     'ClipGaussianBlur',
     'ClipGrayscale',
     'ClipRandAugment',
+    'FaultTolerant',
+    'FaultTolerantRawframeDataset',
     'FaultTolerantVideoDataset',
     'PanningCrop',
     'PlayOrder',

@@ -4,7 +4,8 @@ import os
 import traceback
 from typing import Any
 
-from mmaction.datasets import RawframeDataset, VideoDataset
+import cv2
+from mmaction.datasets import BaseActionDataset, RawframeDataset, VideoDataset
 from mmaction.datasets import transforms as steps
 from mmaction.registry import DATASETS
 
@@ -16,6 +17,7 @@ from mmsifa.video import UnreadableVideoError
 READING_STEPS = (
     *(steps.DecordInit, steps.DecordDecode, steps.PyAVInit, steps.PyAVDecode),
     *(steps.OpenCVInit, steps.OpenCVDecode, steps.PIMSInit, steps.PIMSDecode),
+    steps.RawFrameDecode,
 )
 PROGRAMMING_ERRORS = (ImportError, KeyError, TypeError, AttributeError, NameError)
 
@@ -39,12 +41,35 @@ def reason_of(step: str, error: Exception) -> str:
     return escape_path(f'{step}: {first[:200]}')
 
 
-def _reading_step(error: Exception) -> str | None:
-    """Name of the step that opens or decodes a video and raised the error; None if none did."""
+def _reading_failure(error: Exception) -> str | None:
+    """Why a step that opens or decodes a video or a frame failed; None if no such step did."""
+    reason = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if isinstance(step := frame.f_locals.get('self'), READING_STEPS):
-            return type(step).__name__
-    return None
+            reason = reason_of(type(step).__name__, error)
+            if file := frame.f_locals.get('filepath'):  # that RawFrameDecode reads
+                return frame_failure(file, error)
+    return reason
+
+
+def frame_failure(file: str, error: Exception) -> str:
+    """Why a raw frame cannot be read.
+
+    Args:
+        file: Path of the frame.
+        error: What was raised.
+
+    Returns:
+        The step, the name of the file and the reason, on one line.
+
+    Example:
+        >>> frame_failure('video/00007.jpg', FileNotFoundError(2, 'No such file or directory'))
+        'RawFrameDecode: 00007.jpg: No such file or directory'
+    """
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, cv2.error):  # OpenCV names a place in its own code
+        reason = 'it is empty' if not os.path.getsize(file) else 'it is cut off or no image'
+    return reason_of('RawFrameDecode', RuntimeError(f'{os.path.basename(file)}: {reason}'))
 
 
 def _read_list(dataset, columns, prefix, delimiter) -> list[dict]:
@@ -65,7 +90,7 @@ def _read_list(dataset, columns, prefix, delimiter) -> list[dict]:
     return samples
 
 
-class _OneList:
+class _OneList(BaseActionDataset):
     """Takes one annotation list, by its path."""
 
     ann_file: Any
@@ -74,7 +99,7 @@ class _OneList:
         if isinstance(self.ann_file, os.PathLike):
             self.ann_file = os.fspath(self.ann_file)
         if isinstance(self.ann_file, str):
-            super()._join_prefix()  # type: ignore[misc]
+            super()._join_prefix()
             if not os.path.isdir(self.ann_file):
                 return
         raise ValueError(
@@ -83,8 +108,53 @@ class _OneList:
         )
 
 
+class NamesUnreadable(_OneList):
+    """A part of data sets that names what cannot be read.
+
+    Attributes:
+        path_key: Where a sample has the path of its video.
+        prefix_key: Where ``data_prefix`` has the folder of the videos.
+        tolerant: Name of the data set that leaves out what cannot be read.
+    """
+
+    path_key: str
+    prefix_key: str
+    tolerant: str
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on a sample.
+
+        Args:
+            idx: The index of the sample.
+
+        Returns:
+            What the pipeline makes of it.
+
+        Raises:
+            UnreadableVideoError: If the video or a frame of it cannot be opened or decoded.
+        """
+        info = self.get_data_info(idx)
+        video = info[self.path_key]
+        try:
+            return self.pipeline(info)
+        except PROGRAMMING_ERRORS:
+            raise
+        except Exception as error:
+            reason = _reading_failure(error)
+            if reason is None:
+                raise
+            self._unreadable(video, reason, error)
+            return None
+
+    def _unreadable(self, video: str, reason: str, error: Exception) -> None:
+        raise UnreadableVideoError(
+            f'{escape_path(video)} cannot be read ({reason}). tools/check_videos.py finds all such '
+            f'videos of a list, {self.tolerant} leaves them out'
+        ) from error
+
+
 @DATASETS.register_module()
-class CheckedVideoDataset(_OneList, VideoDataset):
+class CheckedVideoDataset(NamesUnreadable, VideoDataset):
     """MMAction2's ``VideoDataset``, which reads its list strictly and names unreadable videos.
 
     Samples and arguments are those of ``VideoDataset``. What is wrong with the list is said before
@@ -112,45 +182,17 @@ class CheckedVideoDataset(_OneList, VideoDataset):
 input))
     """
 
+    path_key, prefix_key = 'filename', 'video'
+    tolerant = 'FaultTolerantVideoDataset'
+
     def load_data_list(self) -> list[dict]:
         """Read the list; see :func:`~mmsifa.datasets.annotations.read_annotations`."""
-        return _read_list(self, ('filename',), self.data_prefix['video'], self.delimiter)
-
-    def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline on a sample.
-
-        Args:
-            idx: The index of the sample.
-
-        Returns:
-            What the pipeline makes of it.
-
-        Raises:
-            UnreadableVideoError: If the video cannot be opened or decoded.
-        """
-        info = self.get_data_info(idx)
-        video = info['filename']
-        try:
-            return self.pipeline(info)
-        except PROGRAMMING_ERRORS:
-            raise
-        except Exception as error:
-            step = _reading_step(error)
-            if step is None:
-                raise
-            self._unreadable(video, reason_of(step, error), error)
-            return None
-
-    def _unreadable(self, video: str, reason: str, error: Exception) -> None:
-        raise UnreadableVideoError(
-            f'{video} cannot be read ({reason}). tools/check_videos.py finds all such videos of a '
-            'list, FaultTolerantVideoDataset leaves them out'
-        ) from error
+        return _read_list(self, ('filename',), self.data_prefix[self.prefix_key], self.delimiter)
 
 
 @DATASETS.register_module()
-class CheckedRawframeDataset(_OneList, RawframeDataset):
-    """MMAction2's ``RawframeDataset``, which reads its list strictly.
+class CheckedRawframeDataset(NamesUnreadable, RawframeDataset):
+    """MMAction2's ``RawframeDataset``, which reads its list strictly and names unreadable frames.
 
     Samples and arguments are those of ``RawframeDataset``. What is wrong with the list is said
     before training starts (:func:`~mmsifa.datasets.annotations.read_annotations`): ``data_prefix``
@@ -166,6 +208,7 @@ class CheckedRawframeDataset(_OneList, RawframeDataset):
 
     Raises:
         AnnotationError: If the list lies.
+        UnreadableVideoError: When a frame cannot be read, with the folder, its name and the reason.
 
     Example:
         >>> file = getfixture('tmp_path') / 'list.txt'
@@ -173,6 +216,9 @@ class CheckedRawframeDataset(_OneList, RawframeDataset):
         >>> CheckedRawframeDataset(str(file), [], dict(img='frames'))[0]['frame_dir']
         'frames/video'
     """
+
+    path_key, prefix_key = 'frame_dir', 'img'
+    tolerant = 'FaultTolerantRawframeDataset'
 
     def __init__(self, *args, delimiter: str | None = None, **kwargs):
         self.delimiter = delimiter
@@ -182,4 +228,4 @@ class CheckedRawframeDataset(_OneList, RawframeDataset):
         """Read the list; see :func:`~mmsifa.datasets.annotations.read_annotations`."""
         offset = ('offset',) if self.with_offset else ()
         columns = ('frame_dir', *offset, 'total_frames')
-        return _read_list(self, columns, self.data_prefix['img'], self.delimiter)
+        return _read_list(self, columns, self.data_prefix[self.prefix_key], self.delimiter)

@@ -1,15 +1,20 @@
-"""A data set that goes on without the videos that cannot be read."""
+"""Data sets that go on without the videos that cannot be read."""
 
 from typing import Any
 
 from mmaction.registry import DATASETS
 
-from mmsifa.datasets.checked import CheckedVideoDataset, UnreadableVideoError
+from mmsifa.datasets.checked import (
+    CheckedRawframeDataset,
+    CheckedVideoDataset,
+    NamesUnreadable,
+    UnreadableVideoError,
+)
+from mmsifa.text_files import escape_path
 
 
-@DATASETS.register_module()
-class FaultTolerantVideoDataset(CheckedVideoDataset):
-    """A :class:`CheckedVideoDataset` that goes on without the videos that cannot be read.
+class FaultTolerant(NamesUnreadable):
+    """A part of data sets that go on without what cannot be read.
 
     In training another sample is drawn in the place of an unreadable one. Which ones were replaced
     travels with the sample, as ``data_sample.unreadable``, a list of (video, reason), to
@@ -17,17 +22,17 @@ class FaultTolerantVideoDataset(CheckedVideoDataset):
     they are too many. In testing an unreadable video stops the run, or with
     ``on_test_failure='missing'`` the hook scores it as wrong, whatever its class.
 
-    Only failures of the steps that open and decode videos count. Errors of the configuration and
-    of other steps stop at once, as does a video that fails where no BadVideosHook is there to
-    count it. A decoder that crashes takes its process along: ``tools/check_videos.py`` finds such
-    files.
+    Only failures of the steps that open and decode videos or frames count. Errors of the
+    configuration and of other steps stop at once, as does a video that fails where no BadVideosHook
+    is there to count it. A decoder that crashes takes its process along: ``tools/check_videos.py``
+    finds such files.
 
     Args:
-        *args: As in ``CheckedVideoDataset``.
+        *args: As in the data set.
         max_refetch: How many unreadable videos in a row are replaced. More, as with a wrong
             ``data_prefix``, are an error. Default: 10.
         on_test_failure: ``'raise'`` or ``'missing'``. Default: ``'raise'``.
-        **kwargs: As in ``CheckedVideoDataset``.
+        **kwargs: As in the data set.
 
     Attributes:
         counted: Whether a hook counts the failures; the hook sets it before the run.
@@ -35,12 +40,6 @@ class FaultTolerantVideoDataset(CheckedVideoDataset):
     Raises:
         ValueError: If ``on_test_failure`` is neither of the two.
         UnreadableVideoError: When a video cannot be read and is not replaced.
-
-    Example:
-        In a config::
-
-            train_dataloader = dict(dataset=dict(type='FaultTolerantVideoDataset'))
-            default_hooks = dict(bad_videos=dict(type='BadVideosHook', max_failed_share=0.02))
     """
 
     counted = False
@@ -94,10 +93,40 @@ class FaultTolerantVideoDataset(CheckedVideoDataset):
         elif self.test_mode and self.on_test_failure == 'raise':
             why = "on_test_failure='missing' scores such videos as wrong"
         elif len(self._failed) > self.max_refetch:
+            folder = self.data_prefix[self.prefix_key]
             why = (
                 f'It is the last of {len(self._failed)} unreadable ones in a row: is '
-                f'data_prefix.video={self.data_prefix["video"]!r} the folder of the videos?'
+                f'data_prefix.{self.prefix_key}={folder!r} the folder of the videos?'
             )
         else:
             return
-        raise UnreadableVideoError(f'{video} cannot be read ({reason}). {why}') from error
+        raise UnreadableVideoError(
+            f'{escape_path(video)} cannot be read ({reason}). {why}'
+        ) from error
+
+
+@DATASETS.register_module()
+class FaultTolerantVideoDataset(FaultTolerant, CheckedVideoDataset):
+    """A :class:`CheckedVideoDataset` that goes on without the videos that cannot be read.
+
+    See :class:`FaultTolerant`.
+
+    Example:
+        In a config::
+
+            train_dataloader = dict(dataset=dict(type='FaultTolerantVideoDataset'))
+            default_hooks = dict(bad_videos=dict(type='BadVideosHook', max_failed_share=0.02))
+    """
+
+
+@DATASETS.register_module()
+class FaultTolerantRawframeDataset(FaultTolerant, CheckedRawframeDataset):
+    """A :class:`CheckedRawframeDataset` that goes on without the videos with unreadable frames.
+
+    See :class:`FaultTolerant`.
+
+    Example:
+        In a config::
+
+            train_dataloader = dict(dataset=dict(type='FaultTolerantRawframeDataset'))
+    """

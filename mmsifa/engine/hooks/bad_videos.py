@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from mmsifa.atomic_write import write_atomically
-from mmsifa.datasets import FaultTolerantVideoDataset
+from mmsifa.datasets import FaultTolerant
 from mmsifa.engine.hooks.labels import datasets_of
 from mmsifa.text_files import escape_path, read_lines
 
@@ -18,7 +18,7 @@ MIN_FAILED = 10  # fewer say nothing about a share
 
 @HOOKS.register_module()
 class BadVideosHook(Hook):
-    """Log, list and count the videos that a FaultTolerantVideoDataset could not read.
+    """Log, list and count the videos that a fault tolerant data set could not read.
 
     Every ``interval`` iterations and at the end of each epoch, validation and test the processes
     tell each other what failed. Each video is logged once, with the reason, and listed in
@@ -65,7 +65,7 @@ class BadVideosHook(Hook):
             runner: The runner.
         """
         for dataset in datasets_of(runner):
-            if isinstance(dataset, FaultTolerantVideoDataset):
+            if isinstance(dataset, FaultTolerant):
                 dataset.counted = self.active = True
 
     def before_train(self, runner):
