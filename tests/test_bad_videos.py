@@ -498,14 +498,14 @@ def test_a_crash_of_the_decoder_costs_one_video(kinds, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     tool = importlib.import_module('check_videos')
     good, crash = (str(kinds / file_name(kind)) for kind in ('H.264', 'AV1'))
-    check_frames = tool.check_frames
+    transform = tool.DecordInit.transform
 
-    def crash_or_check(reader, thorough):
-        if reader._file == crash:
+    def crash_or_open(step, results):
+        if results['filename'] == crash:
             signal.raise_signal(signal.SIGSEGV)
-        check_frames(reader, thorough)
+        return transform(step, results)
 
-    monkeypatch.setattr(tool, 'check_frames', crash_or_check)
+    monkeypatch.setattr(tool.DecordInit, 'transform', crash_or_open)
     found = dict(tool.check([crash, good], workers=1, timeout=300))
     assert found == {crash: 'decoder: crashed (SIGSEGV)', good: None}
 
