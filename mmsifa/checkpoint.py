@@ -114,7 +114,12 @@ def refused(path: object, reason: str) -> CheckpointError:
 
 def _safe_load(f, *args, **kwargs):
     """``torch.load`` of weights and of MMEngine's training state, and of nothing else."""
-    kwargs['weights_only'] = True  # torch.hub passes False
+    if kwargs.get('mmap'):
+        raise ValueError(
+            'mmap=True is not supported for checkpoints that are scanned first, since a mapped '
+            'file may change afterwards: leave it out'
+        )
+    kwargs |= dict(weights_only=True, mmap=False)  # torch.hub passes False; a global option maps
     if isinstance(f, (str, os.PathLike)):
         if os.path.isdir(f):
             raise refused(f, 'it is a folder')
@@ -122,22 +127,30 @@ def _safe_load(f, *args, **kwargs):
             return _torch_load(f, *args, **kwargs)
         with open(f, 'rb') as file:  # once, so that what is scanned is what is loaded
             return _safe_load(file, *args, **kwargs)
+    if not (hasattr(f, 'read') and hasattr(f, 'seek')) or not isinstance(f.read(0), bytes):
+        raise TypeError(f'expected a path or a file that is open in binary mode, got {f!r}')
+    f.seek(0)
     name = getattr(f, 'name', 'in memory')
-    allowed: list = [(stand_in, name) for name, stand_in in SAFE_GLOBALS.items()]
     try:
         scan(f)
     except NotAllowed as error:
         raise refused(name, str(error)) from None
     except (*_DAMAGED, MemoryError, RuntimeError) as error:  # the latter from torch's zip reader
         raise refused(name, _damage(error)) from None
-    try:
-        with torch.serialization.safe_globals(allowed):
+    allowed: list = [(stand_in, name) for name, stand_in in SAFE_GLOBALS.items()]
+    with torch.serialization.safe_globals(allowed):
+        try:
             return _torch_load(f, *args, **kwargs)
-    except pickle.UnpicklingError as error:
-        text = str(error).split('WeightsUnpickler error:')[-1].strip()
-        raise refused(name, text.splitlines()[0]) from None
-    except _DAMAGED as error:
-        raise refused(name, _damage(error)) from None
+        except _DAMAGED:
+            try:
+                f.seek(0)
+                _torch_load(f, 'cpu', weights_only=True, mmap=False)
+            except pickle.UnpicklingError as error:
+                text = str(error).split('WeightsUnpickler error:')[-1].strip()
+                raise refused(name, text.splitlines()[0]) from None
+            except _DAMAGED as error:
+                raise refused(name, _damage(error)) from None
+            raise  # the file loads without the caller's arguments, so these are wrong
 
 
 def _damage(error: BaseException) -> str:

@@ -518,6 +518,62 @@ def test_safetensors_load(tmp_path, import_or_skip):
     assert loaded['x'].tolist() == [1, 1]
 
 
+# What is wrong with a call is not said of the file
+
+
+def _broken(storage, location):
+    raise KeyError('broken')
+
+
+WRONG_CALLS = {
+    'mmap': (dict(mmap=True), ValueError, '^mmap=True is not supported'),
+    'unknown': (dict(nonsense=1), TypeError, 'unexpected keyword argument'),
+    'number': (dict(map_location=3), TypeError, "^'int' object is not callable"),
+    'function': (dict(map_location=_broken), KeyError, "^'broken'"),
+}
+
+
+@pytest.mark.parametrize('old', [False, True], ids=['zip', 'old'])
+@pytest.mark.parametrize(('options', 'kind', 'message'), WRONG_CALLS.values(), ids=WRONG_CALLS)
+@pytest.mark.filterwarnings('ignore:pickle_load_args')
+def test_a_wrong_argument_is_not_said_to_be_damage(options, kind, message, old, tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'a': torch.ones(2)}, path, _use_new_zipfile_serialization=not old)
+    with safe_loading(), pytest.raises(kind, match=message) as raised:
+        torch.load(path, **options)
+    assert raised.type is kind
+    hostile.write('unknown-byte-order', path)  # which the scan does not see
+    with safe_loading(), pytest.raises(CheckpointError if 'mmap' not in options else kind):
+        torch.load(path, **options)
+
+
+def test_what_is_no_open_file_is_not_said_to_be_damaged(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({}, path)
+    with open(path, 'rb') as closed:
+        pass
+    reading, writing = os.pipe()
+    with open(path) as text, open(reading, 'rb') as pipe, open(writing, 'wb') as unreadable:
+        for file, kind, message in (
+            (closed, ValueError, 'closed'),
+            (text, TypeError, 'a file that is open in binary mode, got <_io.TextIOWrapper'),
+            (None, TypeError, 'expected a path or a file .* got None'),
+            (pipe, OSError, 'not seekable'),
+            (unreadable, OSError, 'read'),
+        ):
+            with safe_loading(), pytest.raises(kind, match=message) as raised:
+                torch.load(file)
+            assert not isinstance(raised.value, CheckpointError)
+
+
+def test_files_load_where_torch_maps_them_by_default(usual_files, monkeypatch):
+    from torch.utils.serialization import config
+
+    monkeypatch.setattr(config.load, 'mmap', True)
+    for path in usual_files:
+        CheckpointLoader.load_checkpoint(str(path), 'cpu', None)
+
+
 # While a checkpoint is loaded, and after
 
 
