@@ -119,8 +119,41 @@ def test_reason_names_the_device(outside_the_interpreter):
 
 def test_reason_names_the_package(monkeypatch):
     monkeypatch.setattr(triton_op, 'triton', None)
+    monkeypatch.setattr(triton_op, '_found', 'none')
     reason = triton_op.unsupported_reason(torch.ones(1, 1, 3, 2, 2))
-    assert reason == 'it needs the triton package: pip install triton'
+    assert reason == "it needs Triton 3.3 or later, found none: pip install 'triton>=3.3'"
+
+
+AS_OF = """
+import triton
+
+del triton.knobs  # which came with Triton 3.4
+triton.__version__ = {version!r}
+import torch
+
+from mmsifa.ops import BACKENDS, inter_frame_attention
+
+frames, offset = torch.ones(1, 3, 4, 5, 5), torch.zeros(1, 2, 18, 5, 5)
+reason = BACKENDS['triton'].unsupported_reason(frames)
+if reason is None:
+    out = inter_frame_attention(frames[:, :-1], frames[:, 1:], offset, backend='triton')
+    reason = f'runs: {{out[0, 0, 0, 0, 0].item()}}, {{out[0, 0, 0, 2, 2].item()}}'
+print(reason)
+"""
+
+
+@pytest.mark.parametrize(
+    ('version', 'said'),
+    [
+        ('3.3.1', 'runs: 4.0, 9.0'),
+        ('3.2.0', "it needs Triton 3.3 or later, found 3.2.0: pip install 'triton>=3.3'"),
+    ],
+)
+def test_mmsifa_imports_with_an_older_triton(version, said, run):
+    pytest.importorskip('triton')
+    env = os.environ | {'TRITON_INTERPRET': '1'}
+    code = AS_OF.format(version=version)
+    assert run('python', '-W', 'ignore', '-c', code, env=env).stdout.splitlines()[-1] == said
 
 
 interpreted = pytest.mark.skipif(

@@ -13,16 +13,21 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
+_OLDEST = '3.3'  # of PyTorch 2.7; those before compile no nested tuples
 try:
     import triton
     import triton.language as tl
 except ImportError:
-    triton = None
+    triton, _found = None, 'none'
+else:
+    _found = triton.__version__
+    if TorchVersion(_found) < _OLDEST:
+        triton = None
 
 AUTOMATIC_ON = ('cuda',)
 
-_INTERPRETED = triton is not None and triton.knobs.runtime.interpret  # runs on a CPU, to test
 _MAX_CHANNELS = 8192
 _MAX_INT32 = 2**31 - 1
 _ELEMENTS = 2048  # of a tile, if that is a position or more
@@ -31,7 +36,9 @@ _ELEMENTS = 2048  # of a tile, if that is a position or more
 def unsupported_reason(query: Tensor) -> str | None:
     """Return why this backend cannot take ``query`` and what to do, or None if it can."""
     if triton is None:
-        return 'it needs the triton package: pip install triton'
+        return (
+            f"it needs Triton {_OLDEST} or later, found {_found}: pip install 'triton>={_OLDEST}'"
+        )
     device, channels = query.device.type, query.shape[2]
     if device != 'cuda' and not (_INTERPRETED and device == 'cpu'):
         return f"it needs a GPU, got a tensor on {device}: move the inputs with .to('cuda')"
@@ -431,3 +438,7 @@ def _scatter_kernel(
                 tl.store(p01, d01, mask=b01 != 0)
                 tl.store(p10, d10, mask=b10 != 0)
                 tl.store(p11, d11, mask=b11 != 0)
+
+
+#: Whether Triton interprets the kernels, which then run on a CPU, to be tested.
+_INTERPRETED = triton is not None and not isinstance(_forward_kernel, triton.JITFunction)
