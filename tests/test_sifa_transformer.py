@@ -76,6 +76,31 @@ def test_temporal_parts_are_where_the_method_says():
     assert {type(block.temporal) for block in small.layers[2].blocks} == {TemporalAttention}
 
 
+@pytest.mark.parametrize('window_size', [(1, 7, 7), (2, 7, 7)], ids=str)
+@pytest.mark.parametrize('img_size', [112, 224, 256])
+def test_blocks_that_shift_have_the_convolution_and_others_the_attention(img_size, window_size):
+    net = SIFATransformer(ARCH, img_size=img_size, window_size=window_size)
+    for layer in net.layers:
+        for block in layer.blocks:
+            assert any(block.shift_size) == isinstance(block.temporal, TemporalConv)
+
+
+@pytest.mark.parametrize(('img_size', 'within_a_window'), [(224, True), (256, False)])
+@torch.no_grad()
+def test_frames_of_256_pixels_keep_the_windows_of_training(img_size, within_a_window):
+    """Stage 4 has 8 x 8 positions then: what changes at one stays in its window of 7 x 7."""
+    stage = randomized(SIFATransformer(ARCH, img_size=img_size)).eval().layers[3]
+    for block in stage.blocks:
+        block.temporal = torch.nn.Identity()
+    x = torch.randn(1, 128, 2, 8, 8)
+    other = x.clone()
+    other[..., 0, 0] += 1
+    changed = (stage(x) != stage(other)).any(dim=4)[0, 1]
+    window = torch.zeros(8, 8, dtype=torch.bool)
+    window[:7, :7] = True
+    assert torch.equal(changed, window) == within_a_window
+
+
 @torch.no_grad()
 def test_block_is_attention_then_time_then_mlp():
     net = randomized(SIFATransformer(ARCH)).double().eval()

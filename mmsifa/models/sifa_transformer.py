@@ -113,8 +113,8 @@ class SIFATransformer(SwinTransformer3D):
         patch_size: Frames, height and width of a tubelet. Defaults to ``(4, 4, 4)``.
         window_size: Frames, height and width of the attention window. Defaults to ``(1, 7, 7)``.
         img_size: Side of the training frames in pixels. Stages whose map it makes no larger than
-            the window have no shifted blocks. Frames of other sizes can be
-            fed all the same. Defaults to 224.
+            the window have no shifted blocks, whatever the size of the frames that are fed: what
+            a block does between frames goes with its windows. Defaults to 224.
         qkv_bias: Whether queries, keys and values have a bias. Defaults to True.
         qk_scale: Scale of the scores. Defaults to that of the heads' channels.
         mlp_ratio: Width of the MLP over that of the block. Defaults to 4.
@@ -237,7 +237,7 @@ class SIFATransformer(SwinTransformer3D):
                         _temporal_part(temporal_parts[shifted], channels, sifa_cfg),
                         embed_dims=channels,
                         num_heads=self.num_heads[i],
-                        shift_size=layer.shift_size if j % 2 else (0, 0, 0),
+                        shift_size=layer.shift_size if shifted else (0, 0, 0),
                         drop_path=next(drop_paths),
                         **block_cfg,
                     )
