@@ -147,6 +147,15 @@ def test_a_merging_of_another_width_is_named(official, tmp_path):
         loaded(swin, weights, tmp_path)
 
 
+@pytest.mark.parametrize('weight', [torch.tensor(1.0), torch.zeros(9, 0), 'text'], ids=repr)
+def test_weights_of_odd_shapes_are_named(official, weight, tmp_path):
+    weights = renamed(official, 'mmpretrain')
+    for part in ('blocks.0.attn.w_msa.relative_position_bias_table', 'downsample.norm.bias'):
+        weights['state_dict'][f'backbone.stages.0.{part}'] = weight
+    with pytest.raises(ValueError, match=r'bias_table (has shape|is) .*norm\.bias (has shape|is) '):
+        loaded(swin, weights, tmp_path)
+
+
 def test_official_names_in_a_backbone_are_not_taken_for_mmpretrains(official, tmp_path):
     weights = {f'backbone.{name}': weight for name, weight in official.items()}
     message = r"in the official naming: .* is missing.* not used: \['backbone\.head\.bias', "

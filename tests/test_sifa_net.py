@@ -403,6 +403,53 @@ def test_wrong_2d_weights_are_named(tmp_path, weights_file):
         SIFANet(pretrained=str(tmp_path / 'other.pth')).init_weights()
 
 
+@pytest.mark.parametrize(
+    ('file', 'net', 'message'),
+    [
+        (
+            dict(blocks=(1, 2, 3, 2)),
+            {},
+            r"18 of its weights have no place there\. .*\['layer3\.2\.",
+        ),
+        (dict(blocks=(1, 2, 1, 2)), {}, r'layer3\.1\.conv1\.weight is missing; .* and 5 more'),
+        (
+            {},
+            dict(norm_cfg=dict(type='GN', num_groups=2)),
+            r"78 of its weights .* not used: .*running_mean'",
+        ),
+        (dict(extra='fc.0.weight'), {}, r"1 of its weights .*\['fc\.0\.weight'\]$"),
+        (dict(extra='neck.bias'), {}, r"1 of its weights .*\['neck\.bias'\]$"),
+    ],
+    ids=['deeper', 'shallower', 'other-norm', 'projection', 'neck'],
+)
+def test_2d_weights_without_a_place_are_named(file, net, message, tmp_path):
+    file = dict(file)
+    extra = file.pop('extra', None)
+    weights = torchvision_weights(file.get('blocks', (1, 2, 2, 2)), 8)
+    torch.save(weights | ({extra: torch.zeros(8)} if extra else {}), tmp_path / '2d.pth')
+    with pytest.raises(ValueError, match=message):
+        SIFANet(**SMALL, **net, pretrained=str(tmp_path / '2d.pth')).init_weights()
+
+
+def test_weights_of_r101_are_not_those_of_r50(tmp_path):
+    torch.save(torchvision_weights((3, 4, 23, 3), 8), tmp_path / 'r101.pth')
+    message = r"3-4-6-3 bottlenecks .*: 306 of its weights have no place there\. .*'layer3\.10\."
+    with pytest.raises(ValueError, match=message):
+        SIFANet(50, base_channels=8, pretrained=str(tmp_path / 'r101.pth')).init_weights()
+
+
+@pytest.mark.parametrize('head', ['fc', 'head', 'head.fc', 'classifier'])
+def test_classifiers_and_later_stages_of_2d_weights_are_left_out(head, tmp_path):
+    weights = torchvision_weights((1, 2, 2, 2), 8)
+    for key in ('weight', 'bias'):
+        weights[f'{head}.{key}'] = weights.pop(f'fc.{key}')
+    torch.save(weights, tmp_path / '2d.pth')
+    net = SIFANet(**SMALL, num_stages=3, out_indices=(2,), dual_path=False,
+                  pretrained=str(tmp_path / '2d.pth'))  # fmt: skip
+    net.init_weights()
+    assert torch.equal(net.layer3[1].conv2.conv.weight, weights['layer3.1.conv2.weight'])
+
+
 @pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
 def test_own_weights_in_pretrained_are_sent_to_init_cfg(prefix, tmp_path):
     net = SIFANet(**SMALL, pretrained=str(tmp_path / 'own.pth'))
@@ -439,6 +486,72 @@ def test_pretrained_init_cfg_loads_or_fails(tmp_path):
     torch.testing.assert_close(net.state_dict(), model.backbone.state_dict())
     with pytest.raises(ValueError, match='either pretrained or init_cfg, got both'):
         SIFANet(**SMALL, pretrained=path, init_cfg=dict(type='Pretrained', checkpoint=path))
+
+
+def own_file(path, drop='', add=(), **options):
+    """Save a network's weights, without those whose names match and with some more."""
+    weights = small_net(**options).state_dict()
+    weights = {name: w for name, w in weights.items() if not (drop and re.search(drop, name))}
+    torch.save(weights | {name: torch.zeros(1) for name in add}, path)
+    return dict(type='Pretrained', checkpoint=str(path)), weights
+
+
+@pytest.mark.parametrize(
+    ('file', 'net', 'message'),
+    [
+        (dict(drop=r'layer3\.1\.conv1'), {}, r'5 missing \(layer3\.1\.conv1\.conv\.weight, '),
+        (dict(drop=r'layer2.*sifa'), {}, r'1 missing \(layer2\.1\.sifa\.conv_offset\.weight\)'),
+        (
+            dict(drop=r'layer2.*fc1'),
+            {},
+            r'2 missing \(layer2\.0\.fc1\.weight, layer2\.0\.fc1\.bias',
+        ),
+        (dict(stage_blocks=(1, 2, 3, 2)), {}, r'22 without a place \(layer3\.2\.'),
+        (
+            {},
+            dict(between_frames=dict(type='torch.nn.Identity')),
+            r'4 without a place \(layer2\.1\.s',
+        ),
+        (dict(base_channels=16), {}, 'size mismatch for conv1.conv.weight: .* more'),
+        (dict(dual_path=False), {}, r'missing \(layer4_dual\.0\.'),
+        (dict(add=['neck.weight']), {}, r'1 without a place \(neck\.weight\)'),
+    ],
+    ids=['block', 'sifa', 'context', 'deeper', 'more-parts', 'wider', 'single-path', 'neck'],
+)
+@pytest.mark.parametrize('as_list', [False, True], ids=['dict', 'list'])
+def test_pretrained_init_cfg_names_what_does_not_fit(file, net, message, as_list, tmp_path):
+    init_cfg, _ = own_file(tmp_path / 'own.pth', **file)
+    init_cfg = [dict(type='Kaiming', layer='Conv2d'), init_cfg] if as_list else init_cfg
+    with pytest.raises(ValueError, match=f'not hold the weights of this SIFANet: .*{message}'):
+        SIFANet(**SMALL, **net, init_cfg=init_cfg).init_weights()
+
+
+@pytest.mark.parametrize(
+    ('file', 'net'),
+    [
+        (dict(drop='sifa'), {}),
+        (dict(drop='sifa|fc1|fc2|num_batches_tracked'), {}),
+        (dict(add=['fc.weight', 'cls_head.fc_cls.bias']), {}),
+        ({}, dict(dual_path=False)),
+        ({}, dict(num_stages=2, dual_path=False, out_indices=(1,))),
+    ],
+    ids=['no-sifa', 'plain-trunk', 'classifier', 'single-path', 'fewer-stages'],
+)
+def test_pretrained_init_cfg_takes_trunks_and_larger_networks(file, net, tmp_path):
+    init_cfg, weights = own_file(tmp_path / 'own.pth', **file)
+    net = SIFANet(**SMALL, **net, init_cfg=init_cfg)
+    net.init_weights()
+    for name, tensor in net.state_dict().items():
+        assert name not in weights or torch.equal(tensor, weights[name]), name
+    assert torch.equal(net.layer2[1].conv2.conv.weight, weights['layer2.1.conv2.conv.weight'])
+
+
+def test_pretrained_init_cfg_of_a_block_alone_is_checked(tmp_path):
+    torch.save({'other.weight': torch.zeros(1)}, tmp_path / 'block.pth')
+    with pytest.raises(ValueError, match=r'no weight in .* belongs'):
+        SIFA(
+            4, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'block.pth'))
+        ).init_weights()
 
 
 # Training

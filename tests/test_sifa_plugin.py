@@ -10,6 +10,7 @@ from mmaction.registry import MODELS
 from torch import nn
 
 from mmsifa.models import SIFA, SIFAPlugin
+from mmsifa.models.naming import torchvision_name
 from mmsifa.models.sifa_plugin import AttentionAfter
 
 CONVNEXT = dict(
@@ -306,18 +307,13 @@ def test_trial_run_leaves_no_trace():
     assert sum(len(module._forward_hooks) for module in backbone.modules()) == 1
 
 
+def torchvision_weights(net):
+    return {torchvision_name(name): value for name, value in net.state_dict().items()}
+
+
 def test_pretrained_and_frozen_stages_are_the_backbones_own(tmp_path):
     source = randomize(ResNet(18))
-    weights = {  # in torchvision's naming, which MMAction2's ResNet takes
-        name.replace('.conv.weight', '.weight')
-        .replace('downsample.weight', 'downsample.0.weight')
-        .replace('downsample.bn', 'downsample.1'): value
-        for name, value in source.state_dict().items()
-    }
-    weights = {
-        (name.replace('conv', 'bn').replace('.bn.', '.') if '.bn.' in name else name): value
-        for name, value in weights.items()
-    }
+    weights = torchvision_weights(source)
     torch.save(weights, tmp_path / 'resnet.pth')
     cfg = RESNET | dict(pretrained=str(tmp_path / 'resnet.pth'), frozen_stages=1)
     net = MODELS.build(dict(type='SIFAPlugin', backbone=cfg, after=['layer1.1', 'layer3.*']))
@@ -328,6 +324,39 @@ def test_pretrained_and_frozen_stages_are_the_backbones_own(tmp_path):
     assert not net.backbone.layer1[0].conv1.bn.training
     assert net.backbone.layer2[0].conv1.bn.training
     assert all(p.requires_grad for p in net.temporal.parameters())
+
+
+@pytest.mark.parametrize(
+    ('source', 'cfg', 'message'),
+    [
+        (34, dict(depth=18), '96 of its weights have no place there'),
+        (18, dict(depth=34), r'layer1\.2\.conv1\.weight is missing'),
+        (34, dict(type='mmaction.ResNetTSM', depth=18, num_segments=2), '96 of its weights'),
+        (18, dict(type='mmaction.ResNetTSM', depth=34, num_segments=2), 'is missing'),
+        (18, dict(type='mmaction.ResNetTSM', depth=18, num_segments=2), None),
+        (18, dict(depth=18, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1),
+                  out_indices=(2,)), None),
+    ],
+    ids=['deeper', 'shallower', 'deeper-tsm', 'shallower-tsm', 'tsm', 'fewer-stages'],
+)  # fmt: skip
+def test_2d_weights_of_another_depth_are_named(source, cfg, message, tmp_path):
+    weights = torchvision_weights(randomize(ResNet(source)))
+    torch.save(weights | {'fc.weight': torch.zeros(1)}, tmp_path / '2d.pth')
+    cfg = RESNET | cfg | dict(pretrained=str(tmp_path / '2d.pth'))
+    net = SIFAPlugin(cfg, ['layer2.1'])
+    if message:
+        with pytest.raises(ValueError, match=message):
+            net.init_weights()
+    else:
+        net.init_weights()
+        assert torch.equal(net.backbone.conv1.conv.weight, weights['conv1.weight'])
+
+
+def test_init_cfg_of_the_backbone_is_checked(tmp_path):
+    torch.save({'state_dict': ResNet(34).state_dict()}, tmp_path / 'r34.pth')
+    cfg = RESNET | dict(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'r34.pth')))
+    with pytest.raises(ValueError, match=r'weights of this ResNet: 96 without a place \(layer1\.2'):
+        SIFAPlugin(cfg, ['layer2.1']).init_weights()
 
 
 def test_imported_backbones_keep_their_pretrained_weights(tmp_path):

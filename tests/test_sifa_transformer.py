@@ -197,6 +197,59 @@ def test_wrong_2d_weights_are_named(official_file, tmp_path):
         net.init_weights()
 
 
+@pytest.mark.parametrize('depths', [(2, 2, 1, 2), (2, 2, 2, 1)], ids=['stage-3', 'stage-4'])
+def test_2d_weights_of_a_deeper_swin_are_named(official_file, depths):
+    net = SIFATransformer(ARCH | dict(depths=depths), pretrained=official_file)
+    message = rf'with {"-".join(map(str, depths))} .*: 13 of its weights have no place there'
+    with pytest.raises(ValueError, match=message):
+        net.init_weights()
+
+
+def test_2d_weights_that_an_option_turns_off_are_named(official_file):
+    with pytest.raises(ValueError, match=r"2 of its weights .*\['patch_embed\.norm\.bias', "):
+        SIFATransformer(ARCH, pretrained=official_file, patch_norm=False).init_weights()
+
+
+@torch.no_grad()
+def test_2d_weights_load_into_fewer_stages_and_outputs(swin, official_file):
+    first_two = {key: value[:2] for key, value in ARCH.items() if key != 'embed_dims'}
+    small = SIFATransformer(first_two | dict(embed_dims=16), out_indices=(1,),
+                            pretrained=official_file)  # fmt: skip
+    inner = SIFATransformer(ARCH, out_indices=(1,), pretrained=official_file)
+    clip = torch.rand(1, 3, 8, 64, 64)
+    for net in (small, inner):
+        net.init_weights()
+        net.eval()
+    torch.testing.assert_close(small(clip), inner(clip))
+    assert torch.equal(
+        inner.layers[3].blocks[1].mlp.fc2.bias, swin.layers[3].blocks[1].mlp.fc2.bias
+    )
+
+
+@pytest.mark.parametrize(
+    ('drop', 'message'),
+    [
+        ('layers.2.blocks.1.mlp', r'4 missing \(layers\.2\.blocks\.1\.mlp'),
+        ('layers.2.blocks.1.temporal', r'1 missing \(layers\.2\.blocks\.1\.temporal\.conv\.weight'),
+        ('.temporal.', None),
+    ],
+    ids=['block', 'temporal', 'trunk'],
+)
+def test_own_weights_fill_all_but_what_a_trunk_lacks(drop, message, tmp_path):
+    other = randomized(SIFATransformer(ARCH))
+    weights = {name: w for name, w in other.state_dict().items() if drop not in name}
+    torch.save(weights, tmp_path / 'own.pth')
+    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'own.pth'), pretrained2d=False)
+    if message:
+        with pytest.raises(ValueError, match=f'weights of this SIFATransformer: {message}'):
+            net.init_weights()
+    else:
+        net.init_weights()
+        assert torch.equal(
+            net.layers[3].blocks[1].mlp.fc2.bias, weights['layers.3.blocks.1.mlp.fc2.bias']
+        )
+
+
 @pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
 def test_own_weights_taken_for_2d_ones_are_sent_elsewhere(prefix, tmp_path):
     net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'own.pth'))

@@ -66,6 +66,7 @@ class TemporalBottleneck(FrameBottleneck):
         part = MODELS.build(dict(between_frames, channels=planes))
         self.part_name = infer_abbr(type(part))
         self.add_module(self.part_name, part)
+        self.own_parts = (self.part_name,)  # which files of a 2D trunk lack
 
     def init_weights(self) -> None:
         """Start the residual branch at zero, and the module as it does by itself."""
@@ -86,6 +87,8 @@ class GlobalContextBottleneck(FrameBottleneck):
 
     The second layer starts at zero, so that a fresh block leaves pretrained features as they are.
     """
+
+    own_parts = ('fc1', 'fc2')
 
     def __init__(self, inplanes: int, planes: int, **kwargs) -> None:
         super().__init__(inplanes, planes, **kwargs)

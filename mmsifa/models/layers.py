@@ -8,6 +8,7 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmsifa.models.pretrained_init import check_pretrained
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
 
 
@@ -104,6 +105,7 @@ class SIFA(BaseModule):
 
     def init_weights(self) -> None:
         """Set all parameters to zero, unless ``init_cfg`` says otherwise."""
+        check_pretrained(self)
         self._set_to_zero()
         super().init_weights()
 

@@ -86,7 +86,7 @@ def _merge_by_columns(weight: Tensor) -> Tensor:
 
     The last axis is (channel, row, column) there and (column, row, channel) here.
     """
-    if weight.shape[-1] % 4:
+    if not isinstance(weight, Tensor) or weight.dim() == 0 or weight.shape[-1] % 4:
         return weight  # of a wrong shape, which the loader names
     return weight.unflatten(-1, (-1, 2, 2)).transpose(-1, -3).flatten(-3)
 

@@ -18,7 +18,8 @@ from mmsifa.models.bottlenecks import (
     TemporalBottleneck,
 )
 from mmsifa.models.layers import SIFA
-from mmsifa.models.weights import check_one_source, check_pretrained, load_2d_weights
+from mmsifa.models.pretrained_init import check_one_source, check_pretrained
+from mmsifa.models.weights import load_2d_weights
 
 
 @MODELS.register_module()
@@ -145,6 +146,7 @@ class SIFANet(BaseModule):
         )
         check_one_source(pretrained, init_cfg)
         self.pretrained = pretrained
+        self.stage_blocks = tuple(stage_blocks[:num_stages])
         self.in_channels = in_channels
         self.tubelet_size = tubelet_size
         self.out_indices = tuple(out_indices)
@@ -227,6 +229,12 @@ class SIFANet(BaseModule):
                 f'between_frames takes the place of SIFA, so {unused} would be ignored: leave them '
                 'out, or put them into between_frames if it takes them'
             )
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the names of weights start with that a larger network has and this one has not."""
+        stages = (f'layer{i}.' for i in range(len(self.stages) + 1, 5))
+        return (*stages, *(() if self.dual_path else ('layer4_dual.',)))
 
     def init_weights(self) -> None:
         """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""

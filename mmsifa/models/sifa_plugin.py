@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mmsifa.models.feature_layout import FeatureLayout, TrialRun, feature_maps
 from mmsifa.models.layers import SIFA
+from mmsifa.models.pretrained_init import check_inner_pretrained, check_pretrained
 from mmsifa.models.temporal_parts import TemporalAttention
-from mmsifa.models.weights import check_pretrained
 
 
 @dataclass
@@ -112,6 +112,8 @@ class SIFAPlugin(BaseModule):
         torch.Size([2, 2048, 4, 2, 2])
     """
 
+    own_parts = ('temporal',)  # which files of a 2D recognizer lack
+
     def __init__(
         self,
         backbone: dict | nn.Module,
@@ -150,8 +152,10 @@ class SIFAPlugin(BaseModule):
         """Initialize the backbone in its own way and the blocks, then load ``init_cfg``'s weights.
 
         Raises:
-            ValueError: If no weight in the file fits.
+            ValueError: If a file does not fill what it is for, or holds more than that; it names
+                the weights.
         """
+        check_inner_pretrained(self.backbone)
         check_pretrained(self)
         super().init_weights()
 

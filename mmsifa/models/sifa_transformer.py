@@ -15,8 +15,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmsifa.models.pretrained_init import check_one_source, check_pretrained
 from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
-from mmsifa.models.weights import check_one_source, check_pretrained, load_2d_swin_weights
+from mmsifa.models.weights import load_2d_swin_weights
 
 
 class WindowAttention(WindowAttention3D):
@@ -62,6 +63,8 @@ class SIFATransformerBlock(SwinTransformerBlock3D):
         temporal: The temporal part, (N, T, C, H, W) in and out.
         **kwargs: Arguments of MMAction2's ``SwinTransformerBlock3D``.
     """
+
+    own_parts = ('temporal',)  # which files of a 2D trunk lack
 
     def __init__(self, temporal: nn.Module, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -282,6 +285,13 @@ class SIFATransformer(SwinTransformer3D):
         if not -1 <= frozen_stages <= stages:
             raise ValueError(f'frozen_stages must be -1 to {stages}, got {frozen_stages}')
         return arch
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the names of weights start with that a larger network has and this one has not."""
+        stages, last = (f'layers.{i}.' for i in range(self.num_layers, 4)), self.num_layers - 1
+        norms = (f'norm{i}.' for i in range(4) if i not in self.out_indices)
+        return (*stages, *(() if last == 3 else (f'layers.{last}.downsample.',)), *norms)
 
     def init_weights(self) -> None:
         """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
+from mmaction.models.backbones import ResNet
 from mmcv.cnn import ConvModule
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -18,72 +19,28 @@ if TYPE_CHECKING:
     from mmsifa.models.sifa_net import SIFANet
     from mmsifa.models.sifa_transformer import SIFATransformer
 
+# Of torchvision, timm, mmpretrain and MMAction2; a projection or a neck is none.
+_CLASSIFIER = re.compile(
+    r'(fc|head|head\.fc|head\.layers\.head|classifier)\.(weight|bias)|(cls_head|data_preprocessor)\..*'
+)
 _INIT_CFG = "pretrained=None and init_cfg=dict(type='Pretrained', checkpoint={})"
 
 
-def check_one_source(pretrained: str | None, init_cfg: dict | list[dict] | None) -> None:
-    """Refuse weights from two sources, of which one would overwrite the other.
-
-    Args:
-        pretrained: A backbone's argument of that name.
-        init_cfg: Its initialization config.
-
-    Raises:
-        ValueError: If both name a file.
-    """
-    if pretrained and _pretrained_cfgs(init_cfg):
-        raise ValueError(
-            'weights come from either pretrained or init_cfg, got both: set pretrained=None to '
-            f"keep init_cfg's, which {pretrained} would overwrite"
-        )
-
-
-def check_pretrained(net: BaseModule) -> None:
-    """Refuse files of ``init_cfg=dict(type='Pretrained')`` that would load nothing.
-
-    Args:
-        net: The backbone.
-
-    Raises:
-        ValueError: If no weight in a file has the name of one of the backbone.
-    """
-    for cfg in _pretrained_cfgs(net.init_cfg):
-        path, prefix = cfg['checkpoint'], cfg.get('prefix')
-        # As MMEngine reads it: no 'model', and 'module.' stays where a prefix is given.
-        weights = state_dict_in(_load(path), keys=('state_dict',))
-        if prefix:
-            prefix = f'{prefix.rstrip(".")}.'
-        else:
-            prefix, weights = '', without_module(weights)
-        own = net.state_dict()
-        if not any(prefix + name in weights for name in own):
-            raise ValueError(
-                f"no weight in {path} belongs to this backbone: expected names like '{prefix}"
-                f"{next(iter(own))}', got {sorted(map(str, weights))[:3]}. For the weights of a "
-                "whole recognizer set prefix='backbone.' in init_cfg; 2D weights go into the "
-                "argument 'pretrained', those for a plug-in into the config of its backbone"
-            )
-
-
-def _pretrained_cfgs(init_cfg: dict | list[dict] | None) -> list[dict]:
-    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
-    return [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
-
-
-def load_2d_weights(net: 'SIFANet', path: str) -> None:
+def load_2d_weights(net: 'SIFANet | ResNet', path: str) -> None:
     """Load the weights of a 2D ResNet of torchvision, timm or mmpretrain into a SIFA-Net.
 
     The stem's middle frame (2 of 4) gets the 2D kernel and the others zeros; both fourth stages
     get the same weights.
 
     Args:
-        net: The backbone.
+        net: The backbone, or a 2D ResNet of MMAction2.
         path: A path, a URL or ``'torchvision://resnet50'``.
 
     Raises:
-        ValueError: If the file lacks a weight or has one of another shape.
+        ValueError: If the file lacks a weight, has one of another shape, or one that has no place
+            and is not of a classifier or of stages that the network does without.
     """
-    file = without_module(state_dict_in(_load(path)))
+    file = without_module(state_dict_in(load_file(path)))
     weights = to_torchvision_resnet(file)
 
     def targets() -> Iterator[tuple[str, str, Tensor]]:
@@ -94,14 +51,15 @@ def load_2d_weights(net: 'SIFANet', path: str) -> None:
 
     def fit(source: str, weight: Tensor) -> Tensor:
         if source == 'conv1.weight' and weight.dim() == 4:
-            return _inflate_stem(weight, net.tubelet_size)
+            return _inflate_stem(weight, getattr(net, 'tubelet_size', 1))
         return weight
 
     used, wrong = _copy_weights(weights, targets(), fit)
-    blocks = '-'.join(str(len(getattr(net, stage))) for stage in net.stages)
+    blocks = '-'.join(map(str, net.stage_blocks))
     kind = f"2D ResNet with {blocks} bottlenecks in torchvision's naming"
     advice = _advice(net, file, _INIT_CFG.format('...'))
-    _report(path, kind, wrong, len(used), sorted(weights.keys() - used), advice)
+    left_out = tuple(f'layer{i}.' for i in range(len(net.stage_blocks) + 1, 5))
+    _report(path, kind, wrong, used, weights, left_out, advice)
 
 
 def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
@@ -116,9 +74,10 @@ def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
         path: A path or URL.
 
     Raises:
-        ValueError: If the file lacks a weight or has one of another shape.
+        ValueError: If the file lacks a weight, has one of another shape, or one that has no place
+            and is not of a classifier or of stages that the network does without.
     """
-    file = without_module(state_dict_in(_load(path)))
+    file = without_module(state_dict_in(load_file(path)))
     weights, naming = to_official_swin(file)
     computed = ('relative_position_index', 'attn_mask')
     weights = {name: weight for name, weight in weights.items() if not name.endswith(computed)}
@@ -146,7 +105,8 @@ def load_2d_swin_weights(net: 'SIFATransformer', path: str) -> None:
     if naming != 'the official':
         kind += ' (here in the official one)'
     advice = _advice(net, file, 'pretrained2d=False')
-    _report(path, kind, wrong, len(used), sorted(weights.keys() - used), advice)
+    left_out = net.left_out if 'norm3' in net._modules else ('norm.', *net.left_out)
+    _report(path, kind, wrong, used, weights, left_out, advice)
 
 
 def _copy_weights(
@@ -189,8 +149,8 @@ def _copy_weights(
 def _resize_position_table(table: Tensor, window_size: tuple[int, int, int]) -> Tensor:
     """Fit a 2D position table ((2w-1)^2, heads) to a window of frames, rows and columns."""
     frames, *sides = (2 * size - 1 for size in window_size)
-    side = round(len(table) ** 0.5)
-    if side**2 != len(table):
+    side = round(len(table) ** 0.5) if table.dim() == 2 and table.numel() else 0
+    if not side or side**2 != len(table):
         return table  # of no 2D window, which its shape shows
     if sides != [side, side]:
         square = table.T.reshape(1, -1, side, side)
@@ -209,14 +169,36 @@ def _advice(net: BaseModule, names: Container[str], option: str) -> str:
 
 
 def _report(
-    path: str, kind: str, wrong: list[str], num_loaded: int, unused: list[str], advice: str
+    path: str,
+    kind: str,
+    wrong: list[str],
+    used: set[str],
+    weights: Mapping[str, Tensor],
+    left_out: tuple[str, ...],
+    advice: str,
 ) -> None:
-    if wrong:
+    unused = sorted(weights.keys() - used)
+    homeless = without_place(unused, left_out)
+    if wrong or homeless:
+        what = first_ten(wrong) or f'{len(homeless)} of its weights have no place there'
         raise ValueError(
-            f'{path} does not hold the weights of a {kind}: {first_ten(wrong)}. Of the names in '
-            f'the file these are not used: {unused[:3]}{advice}'
+            f'{path} does not hold the weights of a {kind}: {what}. Of the names in the file '
+            f'these are not used: {(homeless or unused)[:3]}{advice}'
         )
-    print_log(f'loaded {num_loaded} 2D weights from {path}; not used: {unused}', logger='current')
+    print_log(f'loaded {len(used)} 2D weights from {path}; not used: {unused}', logger='current')
+
+
+def without_place(unused: Iterable[str], left_out: tuple[str, ...]) -> list[str]:
+    """Name the weights of a file that a network should have used.
+
+    Args:
+        unused: Names of those that it did not.
+        left_out: What the names of those start with that the network is to do without.
+
+    Returns:
+        The names of those that are neither left out nor of a classifier.
+    """
+    return [n for n in unused if not (_CLASSIFIER.fullmatch(n) or n.startswith(left_out))]
 
 
 def load_fitting_weights(model: nn.Module, path: str) -> None:
@@ -241,7 +223,7 @@ def load_fitting_weights(model: nn.Module, path: str) -> None:
         Traceback (most recent call last):
         mmsifa.checkpoint.CheckpointError: refused ... (weight is (1, 2), expected (1, 1)); ...
     """
-    checkpoint = _load(path)
+    checkpoint = load_file(path)
     check_fit(model, checkpoint, path)
     model.load_state_dict(_recognizer_weights(checkpoint), strict=False)
 
@@ -302,7 +284,7 @@ def check_fit(
         'of another shape': split(shapes), 'of another type': split(kinds),
     }  # fmt: skip
     wrong = [
-        f'{len(names)} {what} ({_first_three([described.get(name, name) for name in names])})'
+        f'{len(names)} {what} ({first_three([described.get(name, name) for name in names])})'
         for what, (names, _) in parts.items()
         if names
     ]
@@ -342,7 +324,8 @@ def same_kind(weight: object, target: Tensor) -> bool:
     return isinstance(weight, Tensor) and weight.is_floating_point() == target.is_floating_point()
 
 
-def _first_three(names: Sequence[str]) -> str:
+def first_three(names: Sequence[str]) -> str:
+    """Join the first three names; dots stand for the others."""
     return ', '.join([*names[:3], *(['...'] if len(names) > 3 else [])])
 
 
@@ -385,7 +368,8 @@ def without_module(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {str(name).removeprefix('module.'): weight for name, weight in weights.items()}
 
 
-def _load(path: str) -> Mapping:
+def load_file(path: str) -> Mapping:
+    """Read a checkpoint onto the CPU."""
     return CheckpointLoader.load_checkpoint(path, map_location='cpu')
 
 
@@ -395,10 +379,11 @@ def _inflate_stem(weight: Tensor, tubelet_size: int) -> Tensor:
     return slices.flatten(1, 2)
 
 
-def _conv_and_norm_tensors(net: 'SIFANet') -> Iterator[tuple[str, Tensor]]:
+def _conv_and_norm_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the name and tensor of every weight that a 2D ResNet has as well."""
     for name, module in net.named_modules():
-        if isinstance(module, ConvModule):
+        if isinstance(module, ConvModule) and '.non_local_block.' not in name:
             for role, part in (('conv', module.conv), ('bn', module.norm)):
                 for key, tensor in part.state_dict().items():
-                    yield f'{name}.{role}.{key}', tensor
+                    # TSM wraps blocks or convolutions.
+                    yield re.sub(r'\.(block|net)(?=\.)', '', f'{name}.{role}.{key}'), tensor
