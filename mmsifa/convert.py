@@ -8,7 +8,7 @@ import torch
 from mmaction.registry import MODELS
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsifa.models.layers import SIFA
 from mmsifa.models.naming import torchvision_name
@@ -92,30 +92,48 @@ def convert_release(state_dict: Mapping) -> Conversion:
     """
     weights = without_module(state_dict_in(state_dict))
     network, model = _recognizer(weights)
+    try:
+        with torch.device('meta'):  # takes no memory, whatever names and shapes claim
+            plan = _build(model)
+    except RuntimeError as error:
+        raise ValueError(f'no {network} can be built: {error}') from None
+    sources = _check_fit(weights, network, plan)
+    converted = {}
+    for name, target in _build(model).state_dict().items():
+        if name in sources:
+            # Only the place of an axis of length 1 differs, or that two axes are one.
+            weight = weights[sources[name]].reshape(target.shape)
+            target = weight.to(target.dtype, copy=True)
+        converted[name] = target
+    used = set(sources.values())
+    unused = [name for name in weights if name not in used]
+    return Conversion(network, model, converted, len(sources), unused)
+
+
+def _build(model: dict) -> nn.Module:
     with DefaultScope.overwrite_default_scope('mmaction'):
-        recognizer = MODELS.build(model)
-    converted: dict[str, Tensor] = {}
+        return MODELS.build(model)
+
+
+def _check_fit(weights: Mapping, network: str, recognizer: nn.Module) -> dict[str, str]:
+    """Return the release's names of a recognizer's weights, all but those that are computed."""
+    sources: dict[str, str] = {}
     wrong: list[str] = []
-    used: set[str] = set()
+    computed = 0
     for name, target in recognizer.state_dict().items():
         source = _released_name(name)
         shape = _released_shape(source, target)
         if name.endswith('relative_position_index'):
-            converted[name] = target
+            computed += target.numel()
         elif source in weights:
-            used.add(source)
+            sources[name] = source
             if not same_kind(weights[source], target):
                 wrong.append(f'{source} is {kind_of(weights[source])}, expected {target.dtype}')
-            elif _shape(weights[source]) == shape:
-                # Only the place of an axis of length 1 differs, or that two axes are one.
-                weight = weights[source].reshape(target.shape)
-                converted[name] = weight.to(target.dtype, copy=True)
-            else:
+            elif _shape(weights[source]) != shape:
                 wrong.append(f'{source} has shape {_shape(weights[source])}, expected {shape}')
-        elif name.endswith('num_batches_tracked'):
-            converted[name] = target
-        else:
+        elif not name.endswith('num_batches_tracked'):
             wrong.append(f'{source} is missing')
+    used = set(sources.values())
     unused = [name for name in weights if name not in used]
     wrong += [f'{name} is unknown' for name in unused if not _NOT_USED.fullmatch(name)]
     for name, module in recognizer.named_modules():
@@ -123,9 +141,11 @@ def convert_release(state_dict: Mapping) -> Conversion:
             source = f'{_released_name(name)}.def_cor.weight'
             if source in weights and not _is_mean(weights[source], module.channels):
                 wrong.append(f'{source} is not 1/{module.channels} everywhere')
+    if not wrong and computed > (held := sum(weights[source].numel() for source in used)):
+        wrong.append(f'windows that large need {computed} positions, more than its {held} numbers')
     if wrong:
         raise ValueError(f'these are not the weights of a released {network}: {first_ten(wrong)}')
-    return Conversion(network, model, converted, len(used), unused)
+    return sources
 
 
 def _recognizer(weights: Mapping) -> tuple[str, dict]:
@@ -161,17 +181,28 @@ def _recognizer(weights: Mapping) -> tuple[str, dict]:
 
 
 def _count(weights: Iterable[str], prefix: str) -> int:
-    """Count the modules that are numbered after a prefix; at least one is expected."""
-    numbers = [re.match(rf'{re.escape(prefix)}(\d+)\.', name) for name in weights]
-    return max((int(number[1]) for number in numbers if number), default=0) + 1
+    """Count the blocks that are numbered after a prefix; at least one is expected.
+
+    Raises:
+        ValueError: If there are too few weights for as many, of which a block has ten at least.
+    """
+    found = [re.match(rf'{re.escape(prefix)}(\d+)\.', name) for name in weights]
+    numbers = [number[1] for number in found if number]
+    last = max(numbers, key=lambda number: (len(number), number), default='0')
+    if len(last) > 9 or int(last) > len(numbers) // 10:
+        raise ValueError(
+            f'{prefix}{last} is named, but the {len(numbers)} weights named {prefix}* are too few '
+            'for as many blocks'
+        )
+    return int(last) + 1
 
 
 def _size(weights: Mapping, *names: str, axis: int = 0, default: int) -> int:
     """Return the size of the first of these weights that has one; what is wrong shows later."""
     for name in names:
-        shape = getattr(weights.get(name), 'shape', ())
-        if len(shape) > axis:
-            return shape[axis]
+        weight = weights.get(name)
+        if isinstance(weight, Tensor) and weight.dim() > axis and weight.numel():
+            return weight.shape[axis]
     return default
 
 
@@ -207,7 +238,8 @@ def _released_shape(source: str, target: Tensor) -> tuple[int, ...]:
 def _is_mean(weight: Tensor, channels: int) -> bool:
     """Return whether correlations are means over channels, as exactly as the dtype can say."""
     shape = _shape(weight)
-    if not shape or shape[0] != channels or not weight.is_floating_point():
+    if not shape or shape[0] != channels or not weight.is_floating_point() or not weight.numel():
         return False
-    mean = torch.full_like(weight, 1 / channels)
-    return torch.allclose(weight, mean, rtol=torch.finfo(weight.dtype).eps, atol=0)
+    ends = torch.stack(weight.aminmax())  # NaN if any is
+    mean = torch.full_like(ends, 1 / channels)
+    return torch.allclose(ends, mean, rtol=torch.finfo(weight.dtype).eps, atol=0)

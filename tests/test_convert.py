@@ -469,6 +469,37 @@ def test_other_weights_are_refused(weights, message):
         convert_released_state_dict(weights)
 
 
+@pytest.mark.parametrize(
+    ('make', 'changes', 'message'),
+    [
+        (released_sifa_net, {'layer1.400.conv1.weight': torch.zeros(1)},
+         r'layer1\.400 is named, but the \d+ weights named layer1\.\* are too few for as many'),
+        (released_swin, {f'layers.2.blocks.{"9" * 5000}.norm1.bias': torch.zeros(1)}, 'too few'),
+        (released_sifa_net, {'fc.weight': torch.empty(10**9, 0)},
+         r'fc\.weight has shape \(1000000000, 0\), expected \(5, 256\)'),
+        (released_sifa_net, {'fc.weight': torch.zeros(()).expand(10**9, 256)},
+         r'fc\.bias has shape \(5,\), expected \(1000000000,\)'),
+        (released_sifa_net, {'conv1.weight': torch.zeros(()).expand(10**6, 3, 4, 7, 7)},
+         r'bn1\.weight has shape \(8,\), expected \(1000000,\)'),
+        (released_sifa_net, {'conv1.weight': torch.zeros(()).expand(10**10, 3)},
+         'no SIFA-Net with .* can be built'),
+    ],
+    ids=['blocks', 'digits', 'no-numbers', 'classes', 'channels', 'overflow'],
+)  # fmt: skip
+def test_what_names_and_shapes_claim_is_not_built(make, changes, message):
+    weights = make() | changes
+    with pytest.raises(ValueError, match=message):
+        convert_released_state_dict(weights)
+
+
+def test_windows_that_the_file_does_not_back_are_not_built():
+    table = torch.zeros(()).expand((2 * 5000 - 1) ** 2, 1)
+    weights = released_swin(depths=(1, 1, 1, 1), heads=(1, 1, 1, 1))
+    weights |= {name: table for name in weights if name.endswith('bias_table')}
+    with pytest.raises(ValueError, match=r'windows that large need 2500000000000000 positions'):
+        convert_released_state_dict(weights)
+
+
 # The tool
 
 TOOL = 'tools/convert_checkpoint.py'
