@@ -18,6 +18,7 @@ import mmengine.optim
 import numpy as np
 import pytest
 import torch
+import torch.utils.serialization
 from mmaction.apis import ActionRecogInferencer, MMAction2Inferencer, init_recognizer
 from mmaction.registry import MODELS
 from mmengine.config import Config
@@ -566,12 +567,11 @@ def test_what_is_no_open_file_is_not_said_to_be_damaged(tmp_path):
             assert not isinstance(raised.value, CheckpointError)
 
 
-def test_files_load_where_torch_maps_them_by_default(usual_files, monkeypatch):
-    from torch.utils.serialization import config
-
-    monkeypatch.setattr(config.load, 'mmap', True)
-    for path in usual_files:
-        CheckpointLoader.load_checkpoint(str(path), 'cpu', None)
+def test_files_load_where_torch_maps_them_by_default(usual_files):
+    with torch.utils.serialization.config.patch('load.mmap', True):
+        for path in usual_files:
+            CheckpointLoader.load_checkpoint(str(path), 'cpu', None)
+    torch.load(usual_files[0])
 
 
 # While a checkpoint is loaded, and after

@@ -1,17 +1,21 @@
 """SIFA inside other people's backbones: what it computes there, and what it leaves as it is."""
 
 import copy
+import threading
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from mmaction.models.backbones import ResNet
-from mmaction.registry import MODELS
+from mmaction.registry import MODELS, TRANSFORMS
+from mmengine.dataset import Compose, pseudo_collate
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmsifa.models import SIFA, SIFAPlugin
 from mmsifa.models.naming import torchvision_name
-from mmsifa.models.sifa_plugin import AttentionAfter
 
 CONVNEXT = dict(
     type='transformers.AutoBackbone.from_config',
@@ -124,12 +128,7 @@ def test_fresh_plugin_has_the_backbones_own_features(cfg, after, options):
     net = SIFAPlugin(cfg, after, img_size=(56, 84), **options)
     net.eval()
     clips = torch.rand(2, 3, 3, 56, 84)
-    alone = copy.deepcopy(net.backbone)
-    for module in alone.modules():
-        for key, hook in [*module._forward_hooks.items()]:
-            if isinstance(getattr(hook, '__self__', None), AttentionAfter):
-                del module._forward_hooks[key]
-    expected = alone(clips.transpose(1, 2).flatten(0, 1))
+    expected = net.backbone(clips.transpose(1, 2).flatten(0, 1))
     expected = getattr(expected, 'feature_maps', expected)
     ours = net(clips)
     expected, ours = ([x] if torch.is_tensor(x) else x for x in (expected, ours))
@@ -414,6 +413,142 @@ def test_with_cp_has_the_same_gradients():
         gradients.append({name: p.grad for name, p in net.named_parameters()})
         assert all(g is not None for g in gradients[-1].values())
     torch.testing.assert_close(*gradients)
+
+
+class Recomputed(nn.Module):
+    """Two convolutions, computed again in the backward pass if asked for."""
+
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.with_cp, self.use_reentrant = False, use_reentrant
+        self.first, self.second = (nn.Conv2d(c, 6, 3, padding=1) for c in (6, 6))
+
+    def compute(self, x):
+        return self.second(self.first(x).relu())
+
+    def forward(self, x):
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return self.compute(x)
+        return checkpoint(self.compute, x, use_reentrant=self.use_reentrant)
+
+
+@pytest.mark.parametrize('together', [True, False], ids=['one-backward', 'two-backwards'])
+@pytest.mark.parametrize('use_reentrant', [True, False], ids=['reentrant', 'not-reentrant'])
+def test_clips_of_two_lengths_may_wait_for_their_backward_pass(use_reentrant, together):
+    trunk = nn.Sequential(nn.Conv2d(3, 6, 4, stride=4), Recomputed(use_reentrant))
+    net = randomize(SIFAPlugin(trunk, ['1.first']))
+    clips, gradients = [torch.rand(2, 3, t, 20, 28) for t in (4, 2)], []
+    for with_cp in (False, True):
+        trunk[1].with_cp = with_cp
+        net.zero_grad()
+        losses = [net(x).square().sum() for x in clips]
+        for loss in [sum(losses)] if together else losses:
+            loss.backward()
+        gradients.append({name: p.grad for name, p in net.named_parameters()})
+    assert gradients[0]['temporal.1-first.attention.sifa.conv_offset.weight'].any()
+    torch.testing.assert_close(*gradients)
+
+
+@torch.no_grad()
+def test_threads_with_clips_of_different_lengths_share_a_network():
+    net = randomize(SIFAPlugin(Frames('NLC'), ['middle']))
+    started = threading.Barrier(2)
+    clips = [torch.rand(2, 3, 4, 20, 28), torch.rand(4, 3, 2, 28, 20)]
+    expected = [net(x) for x in clips]
+
+    def wait_for_the_other(*args):
+        started.wait(20)
+
+    net.backbone.embed.register_forward_hook(wait_for_the_other)
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(net, clips))
+    torch.testing.assert_close(together, expected)
+
+
+@torch.no_grad()
+def test_the_backbone_called_directly_has_its_own_features_before_and_after():
+    backbone = Frames('NLC')
+    frames = torch.rand(4, 3, 20, 28)
+    alone = backbone(frames)
+    net = randomize_parts(SIFAPlugin(backbone, ['middle']))
+    for call in (lambda: None, lambda: net(torch.rand(1, 3, 4, 20, 28)), lambda: fails(net)):
+        call()
+        torch.testing.assert_close(net.backbone(frames), alone)
+
+
+def randomize_parts(net):
+    randomize(net.temporal)
+    return net
+
+
+def fails(net):
+    with pytest.raises(RuntimeError):
+        net(torch.rand(1, 3, 4, 20, 28, dtype=torch.double))
+
+
+def recognizer2d(num_segments=4):
+    plugin = dict(type='SIFAPlugin', backbone=RESNET, after=['layer3.*'], num_segments=num_segments)
+    head = dict(type='TSNHead', num_classes=3, in_channels=512, average_clips='prob')
+    return MODELS.build(dict(type='Recognizer2D', backbone=plugin, cls_head=head)).eval()
+
+
+def sampled(num_frames=32, crops=(), **sampling):
+    """What a pipeline makes of a video."""
+    steps = [
+        dict(type='SampleFrames', test_mode=True, **sampling),
+        dict(type='ArrayDecode'),
+        *crops,
+        dict(type='FormatShape', input_format='NCHW'),
+        dict(type='PackActionInputs'),
+    ]
+    frames = np.random.default_rng(0).integers(0, 256, (num_frames, 32, 32, 3), dtype=np.uint8)
+    return Compose([TRANSFORMS.build(step) for step in steps])(
+        dict(array=frames, total_frames=num_frames, start_index=0, label=0, modality='RGB')
+    )
+
+
+CROPS = [dict(type='ThreeCrop', crop_size=32)]
+
+
+@pytest.mark.parametrize(
+    ('options', 'num_segments', 'clip'),
+    [
+        (dict(clip_len=1, num_clips=8), 4, 8),
+        (dict(clip_len=1, num_clips=2), 4, 2),
+        (dict(clip_len=1, num_clips=4, crops=CROPS), 6, 4),
+        (dict(clip_len=8, num_clips=1), 4, 8),
+    ],
+    ids=['more', 'fewer', 'crops', 'long-clips'],
+)
+@pytest.mark.parametrize('mode', ['predict', 'loss'])
+def test_clips_of_another_length_are_refused(options, num_segments, clip, mode):
+    data = pseudo_collate([sampled(**options)] * 2)
+    net = recognizer2d(num_segments)
+    with pytest.raises(ValueError, match=f'num_segments={num_segments} frames, .* of {clip}: have'):
+        net(**net.data_preprocessor(data), mode=mode)
+
+
+def test_frames_of_unknown_origin_that_are_no_clips_are_refused():
+    net = recognizer2d()
+    with pytest.raises(ValueError, match='got samples of 6 frames, in clips of unknown length'):
+        net(torch.rand(2, 6, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(clip_len=1, num_clips=4),
+        dict(clip_len=1, num_clips=4, twice_sample=True),
+        dict(clip_len=1, num_clips=4, crops=CROPS),
+        dict(clip_len=4, num_clips=2),
+    ],
+    ids=['plain', 'twice', 'crops', 'two-clips'],
+)
+@torch.no_grad()
+def test_views_of_the_right_length_are_taken(options):
+    net = recognizer2d()
+    data = net.data_preprocessor(pseudo_collate([sampled(**options)] * 2))
+    assert net(**data, mode='predict')[0].pred_score.shape == (3,)
 
 
 def test_compiles_into_one_graph():

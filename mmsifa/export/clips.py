@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmsifa.apis.video_reader import read_by_worker, video_pipeline
 from mmsifa.export.pipeline import frame_steps
+from mmsifa.models.sifa_plugin import frames_of_clip
 
 MAX_CLIPS = 2  # of a video; a test may take 20, which is no other check but a longer one
 
@@ -53,6 +54,11 @@ class Sampler:
         if isinstance(recognizer, Recognizer2D):
             segments = getattr(recognizer.backbone, 'num_segments', None)
             self.num_frames = segments or self.sampling['num_clips']
+            if self.num_frames != frames_of_clip(self.sampling):
+                raise ValueError(
+                    f'the backbone expects clips of num_segments={segments} frames, but the test '
+                    f'pipeline makes clips of {frames_of_clip(self.sampling)}'
+                )
         else:
             self.sampling['clip_len'] *= frame_factor
             self.sampling['num_clips'] = min(self.sampling.get('num_clips', 1), MAX_CLIPS)

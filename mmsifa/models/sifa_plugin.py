@@ -1,11 +1,14 @@
 """SIFA inside any 2D backbone: blocks after the submodules that their names pick out."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from mmengine.utils import get_object_from_string, to_2tuple
@@ -17,27 +20,68 @@ from mmsifa.models.pretrained_init import check_inner_pretrained, check_pretrain
 from mmsifa.models.temporal_parts import TemporalAttention
 
 
-@dataclass
-class ClipShape:
+class ClipShape(NamedTuple):
     """The clips that are being computed: frames of each, and the frames' height and width."""
 
-    length: int = 1
-    img_size: tuple[int, int] = (1, 1)
+    length: int
+    img_size: tuple[int, int]
+
+
+class ClipsInProgress:
+    """The clips that a network is computing, for each thread its own, and none in between."""
+
+    def __init__(self) -> None:
+        self._here = threading.local()
+
+    def __reduce__(self) -> tuple:
+        return ClipsInProgress, ()  # a copy computes nothing yet
+
+    @contextmanager
+    def computing(self, shape: ClipShape) -> Iterator[None]:
+        """Say what is being computed within a ``with`` block."""
+        before = getattr(self._here, 'forward', None)
+        self._here.forward = shape
+        try:
+            yield
+        finally:
+            self._here.forward = before
+
+    def keep_for_backward(self, shape: ClipShape, outs: Iterable[Tensor]) -> None:
+        """Say it again in the backward pass from these outputs, which may compute blocks again."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            for out in outs:
+                if out.requires_grad:
+                    out.register_hook(partial(self._begin_backward, shape))
+
+    def _begin_backward(self, shape: ClipShape, gradient: Tensor) -> None:
+        self._here.backward = torch._C._current_graph_task_id(), shape
+
+    @property
+    def shape(self) -> ClipShape | None:
+        """The clips that this thread is computing, if any."""
+        shape = getattr(self._here, 'forward', None)
+        if shape is None:
+            task, kept = getattr(self._here, 'backward', (-1, None))
+            if task != -1 and task == torch._C._current_graph_task_id():
+                return kept
+        return shape
 
 
 class AttentionAfter(BaseModule):
     """Lets the feature maps that a submodule returns attend to those of the next frame.
 
     Args:
-        clip: The clips that are being computed.
+        clips: The clips that are being computed; where there are none, features stay as they are.
         layout: How the submodule lays out its maps.
         zero_init: As in :class:`SIFAPlugin`.
         **sifa_cfg: Arguments of :class:`SIFA`.
     """
 
-    def __init__(self, clip: ClipShape, layout: FeatureLayout, zero_init: bool, **sifa_cfg) -> None:
+    def __init__(
+        self, clips: ClipsInProgress, layout: FeatureLayout, zero_init: bool, **sifa_cfg
+    ) -> None:
         super().__init__()
-        self.clip = clip
+        self.clips = clips
         self.layout = layout
         if zero_init:
             self.attention: BaseModule = TemporalAttention(layout.channels, **sifa_cfg)
@@ -46,7 +90,10 @@ class AttentionAfter(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the features of frames (N*T, ...), of the shape of ``x``."""
-        maps = self.layout.to_nhwc(x, self.clip.img_size).unflatten(0, (-1, self.clip.length))
+        clip = self.clips.shape
+        if clip is None:
+            return x
+        maps = self.layout.to_nhwc(x, clip.img_size).unflatten(0, (-1, clip.length))
         maps = self.attention(maps.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
         return self.layout.from_nhwc(maps.flatten(0, 1), x)
 
@@ -74,8 +121,8 @@ class SIFAPlugin(BaseModule):
     (N*T, C, H, W), (N*T, H, W, C) or tokens (N*T, L, C), alone or as the first of several outputs.
     Maps have the frames' shape; either side may lack up to 4 positions for want of padding.
 
-    Blocks inside of what a backbone computes again in the backward pass (``with_cp``) need clips of
-    one length from a forward pass to its backward pass.
+    Called directly, the backbone has its own features: the blocks act in a call of the plug-in and
+    in the backward pass from its features, which may compute parts again (``with_cp``).
 
     Args:
         backbone: A module or the config of one, whose type is registered, also in another of
@@ -140,10 +187,10 @@ class SIFAPlugin(BaseModule):
         )
         self.layouts = trial.backbone_layouts()
         modules = dict(self.backbone.named_modules())
-        self.clip = ClipShape()
+        self.clips = ClipsInProgress()
         self.temporal = nn.ModuleDict()
         for name in _match(after, modules, trial):
-            part = AttentionAfter(self.clip, trial.submodule_layout(name), zero_init, **sifa_cfg)
+            part = AttentionAfter(self.clips, trial.submodule_layout(name), zero_init, **sifa_cfg)
             # Before others, so that those which collect features for the backbone see ours.
             modules[name].register_forward_hook(part.replace_output, prepend=True)
             self.temporal[name.replace('.', '-')] = part
@@ -158,6 +205,30 @@ class SIFAPlugin(BaseModule):
         check_inner_pretrained(self.backbone)
         check_pretrained(self)
         super().init_weights()
+
+    def check_segments(self, num_frames: int, data_samples: Sequence | None = None) -> None:
+        """Refuse frames of ``Recognizer2D`` that are no clips of ``num_segments`` frames.
+
+        ``Recognizer2D`` calls this before each pass (:mod:`mmsifa.compat`).
+
+        Args:
+            num_frames: Frames of a sample, all its clips and crops together.
+            data_samples: The samples, which say how their frames were chosen, if they know.
+
+        Raises:
+            ValueError: If clips have another number of frames.
+        """
+        if not self.num_segments:
+            return
+        lengths = {frames_of_clip(sample) for sample in data_samples or ()} - {None}
+        wrong = lengths - {self.num_segments}
+        if wrong or num_frames % self.num_segments:
+            clips = f'clips of {wrong.pop()}' if wrong else 'clips of unknown length'
+            raise ValueError(
+                f'SIFAPlugin expects clips of num_segments={self.num_segments} frames, got samples '
+                f'of {num_frames} frames, in {clips}: have the pipelines of training and '
+                'of testing choose num_segments frames (num_clips)'
+            )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Extract features.
@@ -181,14 +252,26 @@ class SIFAPlugin(BaseModule):
                 f'(N*T, {self.in_channels}, H, W) with num_segments=T, got {tuple(x.shape)} with '
                 f'num_segments={self.num_segments}'
             )
-        img_size = x.shape[-2], x.shape[-1]
-        self.clip.length, self.clip.img_size = clip_len, img_size
+        shape = ClipShape(clip_len, (x.shape[-2], x.shape[-1]))
         frames = x.transpose(1, 2).flatten(0, 1) if is_clips else x
+        with self.clips.computing(shape):
+            features = feature_maps(self.backbone(frames))
         outs = []
-        for layout, maps in zip(self.layouts, feature_maps(self.backbone(frames)), strict=True):
-            maps = layout.to_nhwc(maps, img_size).permute(0, 3, 1, 2)
+        for layout, maps in zip(self.layouts, features, strict=True):
+            maps = layout.to_nhwc(maps, shape.img_size).permute(0, 3, 1, 2)
             outs.append(maps.unflatten(0, (-1, clip_len)).transpose(1, 2) if is_clips else maps)
+        self.clips.keep_for_backward(shape, outs)
         return outs[0] if len(outs) == 1 else tuple(outs)
+
+
+def frames_of_clip(chosen: Any) -> int | None:
+    """Return how many frames of a video make a clip for ``Recognizer2D``, if that is known.
+
+    Args:
+        chosen: What has the ``clip_len`` and the ``num_clips`` of a step that chooses frames.
+    """
+    clip_len, num_clips = chosen.get('clip_len'), chosen.get('num_clips')
+    return clip_len if clip_len and clip_len > 1 else num_clips
 
 
 def _find_callable(kind: Any) -> Callable | None:
