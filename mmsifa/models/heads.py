@@ -9,6 +9,8 @@ from mmaction.registry import MODELS
 from mmengine.model import normal_init
 from torch import Tensor, nn
 
+from mmsifa.arguments import check_integers, check_positive, check_rates
+
 
 @MODELS.register_module()
 class SIFAHead(BaseHead):
@@ -49,7 +51,14 @@ class SIFAHead(BaseHead):
         init_std: float = 0.01,
         **kwargs,
     ) -> None:
+        check_integers(num_classes=num_classes, in_channels=in_channels)
+        check_rates(dropout_ratio=dropout_ratio)
+        check_positive(init_std=init_std)
         super().__init__(num_classes, in_channels, loss_cls, **kwargs)
+        if self.average_clips not in ('prob', 'score', None):
+            raise ValueError(
+                f"average_clips must be 'prob', 'score' or None, got {self.average_clips!r}"
+            )
         self.init_std = init_std
         self.dropout = nn.Dropout(dropout_ratio)
         self.fc_cls = nn.Linear(in_channels, num_classes)

@@ -8,8 +8,30 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmsifa.arguments import check_flags, check_integers
 from mmsifa.models.pretrained_init import check_pretrained
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
+from mmsifa.ops.backends import check_name
+from mmsifa.ops.functional import check_options
+
+
+def check_sifa(
+    *,
+    kernel_size: int,
+    num_heads: int,
+    softmax: bool,
+    backend: str | None,
+    dilation: int = 1,
+    **flags: bool,
+) -> None:
+    """Refuse options that :class:`SIFA` has for no number of channels.
+
+    Raises:
+        ValueError: If one has a wrong type or value.
+    """
+    check_options(kernel_size, dilation, num_heads, softmax)
+    check_flags(**flags)
+    check_name(backend)
 
 
 @MODELS.register_module()
@@ -55,7 +77,8 @@ class SIFA(BaseModule):
         init_cfg: Initialization config. Defaults to zeros for all parameters.
 
     Raises:
-        ValueError: If the window has no centre or the heads do not divide the channels.
+        ValueError: If an argument has a wrong type or value, or the heads do not divide the
+            channels.
 
     Example:
         >>> import torch
@@ -80,8 +103,18 @@ class SIFA(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        check_integers(channels=channels)
+        check_sifa(
+            kernel_size=kernel_size,
+            dilation=dilation,
+            num_heads=num_heads,
+            softmax=softmax,
+            backend=backend,
+            deformable=deformable,
+            motion_rescaling=motion_rescaling,
+            tap_embedding=tap_embedding,
+            residual=residual,
+        )
         if channels % num_heads:
             raise ValueError(f'num_heads must divide {channels} channels, got {num_heads}')
         self.channels = channels

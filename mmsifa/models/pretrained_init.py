@@ -28,8 +28,12 @@ def check_one_source(pretrained: str | None, init_cfg: dict | list[dict] | None)
         init_cfg: Its initialization config.
 
     Raises:
-        ValueError: If both name a file.
+        ValueError: If both name a file, or ``pretrained`` is no string.
     """
+    if not isinstance(pretrained, str | None):
+        raise ValueError(
+            f'pretrained must be a path or URL as a string, or None, got {pretrained!r}'
+        )
     if pretrained and _pretrained_cfgs(init_cfg):
         raise ValueError(
             'weights come from either pretrained or init_cfg, got both: set pretrained=None to '

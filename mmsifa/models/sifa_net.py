@@ -12,12 +12,19 @@ from mmengine.model import BaseModule, Sequential
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
+from mmsifa.arguments import (
+    check_configs,
+    check_flags,
+    check_integer_lists,
+    check_integers,
+    check_out_indices,
+)
 from mmsifa.models.bottlenecks import (
     FrameBottleneck,
     GlobalContextBottleneck,
     TemporalBottleneck,
 )
-from mmsifa.models.layers import SIFA
+from mmsifa.models.layers import SIFA, check_sifa
 from mmsifa.models.pretrained_init import check_one_source, check_pretrained
 from mmsifa.models.weights import load_2d_weights
 
@@ -131,7 +138,7 @@ class SIFANet(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if stage_blocks is None:
-            if depth not in self.arch_settings:
+            if depth not in list(self.arch_settings):
                 raise ValueError(f'depth must be one of {list(self.arch_settings)}, got {depth}')
             stage_blocks = self.arch_settings[depth]
         self._check_stages(
@@ -144,6 +151,13 @@ class SIFANet(BaseModule):
             stage_with_sifa=stage_with_sifa,
             kernel_sizes=kernel_sizes,
         )
+        check_integers(
+            in_channels=in_channels, base_channels=base_channels, tubelet_size=tubelet_size
+        )
+        check_flags(norm_eval=norm_eval, with_cp=with_cp, zero_init_residual=zero_init_residual)
+        check_configs(norm_cfg=norm_cfg, act_cfg=act_cfg)
+        if between_frames is not None:
+            check_configs(between_frames=between_frames)
         check_one_source(pretrained, init_cfg)
         self.pretrained = pretrained
         self.stage_blocks = tuple(stage_blocks[:num_stages])
@@ -176,7 +190,7 @@ class SIFANet(BaseModule):
         self.stages: list[str] = []
         for i in range(num_stages):
             planes = base_channels * 2**i
-            sifa_cfg = dict(
+            sifa_cfg: dict[str, Any] = dict(
                 kernel_size=kernel_sizes[i],
                 num_heads=num_heads,
                 softmax=softmax,
@@ -185,6 +199,7 @@ class SIFANet(BaseModule):
                 tap_embedding=tap_embedding,
                 backend=backend,
             )
+            check_sifa(**sifa_cfg)
             if between_frames is not None:
                 self._check_unused(sifa_cfg)
             stage_cfg: dict[str, Any] = dict(
@@ -203,21 +218,25 @@ class SIFANet(BaseModule):
 
     @staticmethod
     def _check_stages(num_stages, frozen_stages, dual_path, out_indices, **per_stage) -> None:
-        if not 1 <= num_stages <= 4:
-            raise ValueError(f'num_stages must be 1 to 4, got {num_stages}')
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
+        check_integers(1, 4, num_stages=num_stages)
+        check_integers(-1, num_stages, frozen_stages=frozen_stages)
+        check_flags(dual_path=dual_path)
         if dual_path and num_stages < 4:
             raise ValueError(f'dual_path needs num_stages=4, got {num_stages}: set dual_path=False')
-        if not out_indices or not set(out_indices) <= set(range(num_stages)):
-            raise ValueError(
-                f'out_indices must be stages out of 0 to {num_stages - 1}, got {tuple(out_indices)}'
-            )
+        check_out_indices(out_indices, num_stages)
         for name, values in per_stage.items():
-            if len(values) < num_stages:
+            if (
+                isinstance(values, str)
+                or not isinstance(values, Sequence)
+                or len(values) < num_stages
+            ):
                 raise ValueError(
-                    f'{name} must have a value for each of {num_stages} stages, got {values}'
+                    f'{name} must have a value for each of {num_stages} stages, got {values!r}'
                 )
+            if name == 'stage_with_sifa':
+                check_flags(**{f'{name}[{i}]': flag for i, flag in enumerate(values)})
+            else:
+                check_integer_lists(**{name: values})
 
     @staticmethod
     def _check_unused(sifa_cfg: dict) -> None:

@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from mmengine.utils import get_object_from_string, to_2tuple
 from torch import Tensor, nn
 
+from mmsifa.arguments import check_flags, check_integer_lists, check_integers
 from mmsifa.models.feature_layout import FeatureLayout, TrialRun, feature_maps
 from mmsifa.models.layers import SIFA
 from mmsifa.models.pretrained_init import check_inner_pretrained, check_pretrained
@@ -174,6 +175,12 @@ class SIFAPlugin(BaseModule):
         **sifa_cfg,
     ) -> None:
         super().__init__(init_cfg)
+        check_integers(in_channels=in_channels)
+        check_integers(0, num_prefix_tokens=num_prefix_tokens)
+        check_flags(zero_init=zero_init)
+        if num_segments is not None:
+            check_integers(num_segments=num_segments)
+        check_integer_lists(2, img_size=to_2tuple(img_size))
         self.num_segments = num_segments
         self.in_channels = in_channels
         module: Any = backbone if isinstance(backbone, nn.Module) else _build(backbone)
@@ -308,7 +315,7 @@ def _is_importable(value: Any) -> bool:
 
 def _match(patterns: Sequence[str], names: Iterable[str], trial: TrialRun) -> list[str]:
     """Return the names that patterns match, where * stands for one part of a name."""
-    if isinstance(patterns, str) or not patterns:
+    if isinstance(patterns, str) or not patterns or not all(isinstance(p, str) for p in patterns):
         raise ValueError(f"after must be a list of names such as ['layer2.1'], got {patterns!r}")
     matched: dict[str, None] = {}
     for pattern in patterns:

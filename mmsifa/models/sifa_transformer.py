@@ -15,6 +15,16 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmsifa.arguments import (
+    check_configs,
+    check_flags,
+    check_integer_lists,
+    check_integers,
+    check_out_indices,
+    check_positive,
+    check_rates,
+)
+from mmsifa.models.layers import check_sifa
 from mmsifa.models.pretrained_init import check_one_source, check_pretrained
 from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
 from mmsifa.models.weights import load_2d_swin_weights
@@ -187,11 +197,26 @@ class SIFATransformer(SwinTransformer3D):
         **kwargs,
     ) -> None:
         arch = self._check_arch(arch, **kwargs)
-        if len(temporal_parts) != 2 or not {*temporal_parts} <= {'attention', 'convolution', None}:
+        kinds = ('attention', 'convolution', None)
+        if (
+            not isinstance(temporal_parts, Sequence)
+            or len(temporal_parts) != 2
+            or not all(part in kinds for part in temporal_parts)
+        ):
             raise ValueError(
                 "temporal_parts must be two of 'attention', 'convolution' and None, got "
                 f'{temporal_parts!r}'
             )
+        check_integer_lists(3, patch_size=patch_size, window_size=window_size)
+        check_integers(img_size=img_size)
+        check_flags(
+            pretrained2d=pretrained2d, qkv_bias=qkv_bias, patch_norm=patch_norm, with_cp=with_cp
+        )
+        check_rates(
+            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+        )
+        check_positive(mlp_ratio=mlp_ratio, qk_scale=1 if qk_scale is None else qk_scale)
+        check_configs(act_cfg=act_cfg, norm_cfg=norm_cfg)
         check_one_source(pretrained, kwargs.get('init_cfg'))
         # The inherited constructor makes stages without blocks; the blocks are ours.
         super().__init__(
@@ -226,6 +251,7 @@ class SIFATransformer(SwinTransformer3D):
             tap_embedding=tap_embedding,
             backend=backend,
         )
+        check_sifa(**sifa_cfg)
         drop_paths = iter(
             torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist()
         )
@@ -253,6 +279,8 @@ class SIFATransformer(SwinTransformer3D):
         name_or_arch: str | dict,
         out_indices: Sequence[int] = (3,),
         frozen_stages: int = -1,
+        in_channels: int = 3,
+        out_after_downsample: bool = False,
         **kwargs,
     ) -> dict:
         if isinstance(name_or_arch, dict):
@@ -266,24 +294,24 @@ class SIFATransformer(SwinTransformer3D):
         keys = {'embed_dims', 'depths', 'num_heads'}
         if set(arch) != keys:
             raise ValueError(f'arch must have the keys {sorted(keys)}, got {sorted(arch)}')
+        check_integers(in_channels=in_channels, **{"arch's embed_dims": arch['embed_dims']})
+        check_flags(out_after_downsample=out_after_downsample)
+        check_integer_lists(**{"arch's depths": arch['depths']})
         stages = len(arch['depths'])
-        if not 1 <= stages <= 4 or len(arch['num_heads']) != stages:
+        heads = arch['num_heads']
+        if not 1 <= stages <= 4 or not isinstance(heads, Sequence) or len(heads) != stages:
             raise ValueError(
                 'arch must have 1 to 4 depths and as many num_heads, got '
                 f'{arch["depths"]} and {arch["num_heads"]}'
             )
         channels = [arch['embed_dims'] * 2**i for i in range(stages)]
-        if any(h < 1 or c % h for c, h in zip(channels, arch['num_heads'], strict=True)):
+        if any(type(h) is not int or h < 1 or c % h for c, h in zip(channels, heads, strict=True)):
             raise ValueError(
                 f"num_heads of arch must divide the stages' channels {channels}, got "
                 f'{arch["num_heads"]}'
             )
-        if not out_indices or not set(out_indices) <= set(range(stages)):
-            raise ValueError(
-                f'out_indices must be stages out of 0 to {stages - 1}, got {tuple(out_indices)}'
-            )
-        if not -1 <= frozen_stages <= stages:
-            raise ValueError(f'frozen_stages must be -1 to {stages}, got {frozen_stages}')
+        check_out_indices(out_indices, stages)
+        check_integers(-1, stages, frozen_stages=frozen_stages)
         return arch
 
     @property

@@ -5,6 +5,7 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 
+from mmsifa.arguments import check_integers
 from mmsifa.models.layers import SIFA
 
 
@@ -64,6 +65,7 @@ class TemporalConv(BaseModule):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        check_integers(channels=channels)
         self.conv = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False)
         constant_init(self.conv, 0)
 
@@ -91,7 +93,8 @@ class TemporalShift(nn.Module):
             before. Defaults to 8.
 
     Raises:
-        ValueError: If there are fewer channels than ``shift_div``, so that none would move.
+        ValueError: If there are fewer channels than ``shift_div``, so that none would move, or one
+            is no positive integer.
 
     Example:
         >>> import torch
@@ -103,6 +106,7 @@ class TemporalShift(nn.Module):
 
     def __init__(self, channels: int, shift_div: int = 8) -> None:
         super().__init__()
+        check_integers(channels=channels, shift_div=shift_div)
         if channels < shift_div:
             raise ValueError(
                 f'shift_div must be at most the number of channels, {channels}, got {shift_div}'

@@ -38,6 +38,16 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
+def check_name(name: str | None) -> None:
+    """Refuse what is neither a backend's name nor None.
+
+    Raises:
+        ValueError: If there is no backend of this name.
+    """
+    if name is not None and name not in list(BACKENDS):
+        raise ValueError(f'backend must be one of {list(BACKENDS)} or None, got {name!r}')
+
+
 def choose(name: str | None, query: Tensor) -> Backend:
     """Return the backend ``name``, or the fastest that takes ``query``.
 
@@ -47,8 +57,7 @@ def choose(name: str | None, query: Tensor) -> Backend:
     """
     if name is None:
         return _choose_automatically(query)
-    if name not in BACKENDS:
-        raise ValueError(f'backend must be one of {list(BACKENDS)} or None, got {name!r}')
+    check_name(name)
     reason = BACKENDS[name].unsupported_reason(query)
     if reason is not None:
         raise RuntimeError(f'backend {name!r} cannot take these inputs: {reason}')

@@ -5,6 +5,7 @@ import sys
 import torch
 from torch import Tensor
 
+from mmsifa.arguments import check_flags, check_integers
 from mmsifa.ops import reference, torch_op
 
 _MAX = sys.float_info.max
@@ -129,6 +130,22 @@ def inter_frame_attention_weights(
     return reference.weights(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
 
 
+def check_options(kernel_size: int, dilation: int, num_heads: int, softmax: bool) -> None:
+    """Refuse options that :func:`inter_frame_attention` takes for no inputs.
+
+    Raises:
+        ValueError: If one has a wrong type or value.
+    """
+    check_integers(kernel_size=kernel_size, dilation=dilation, num_heads=num_heads)
+    if kernel_size % 2 == 0:
+        raise ValueError(f'kernel_size must be odd, got {kernel_size}: a window has a centre')
+    if dilation * kernel_size >= 2**30:
+        raise ValueError(
+            f'dilation times kernel_size must be less than 2**30, got {dilation} x {kernel_size}'
+        )
+    check_flags(softmax=softmax)
+
+
 def _scale(scale: float | None, query: Tensor, num_heads: int) -> float:
     if scale is None:
         return num_heads / query.shape[2] if query.shape[2] else 1.0
@@ -145,21 +162,7 @@ def _check(
     scale: float | None,
     softmax: bool,
 ) -> None:
-    for name, number in (
-        ('kernel_size', kernel_size),
-        ('dilation', dilation),
-        ('num_heads', num_heads),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f'{name} must be a positive integer, got {number!r}')
-    if dilation * kernel_size >= 2**30:
-        raise ValueError(
-            f'dilation times kernel_size must be less than 2**30, got {dilation} x {kernel_size}'
-        )
-    if kernel_size % 2 == 0:
-        raise ValueError(
-            f'kernel_size must be odd, so that a window has a centre, got {kernel_size}'
-        )
+    check_options(kernel_size, dilation, num_heads, softmax)
     for name, tensor in (('query', query), ('value', value), ('offset', offset)):
         if not isinstance(tensor, Tensor):
             raise ValueError(f'{name} must be a tensor, got {type(tensor).__name__}')
@@ -192,8 +195,6 @@ def _check(
             )
     if scale is not None and not (isinstance(scale, (int, float)) and abs(scale) <= _MAX):
         raise ValueError(f'scale must be a finite number or None, got {scale!r}')
-    if not isinstance(softmax, bool):
-        raise ValueError(f'softmax must be True or False, got {softmax!r}')
 
 
 def _autocasts(device: str) -> bool:

@@ -1,0 +1,92 @@
+"""Checks of the arguments of modules and of the op, with what was expected and what came."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+
+def check_integers(least: int = 1, most: int | None = None, /, **numbers: Any) -> None:
+    """Refuse what is no integer in a range; True and False are none.
+
+    Args:
+        least: The smallest one. Defaults to 1.
+        most: The largest one. Defaults to None: there is none.
+        **numbers: The arguments by name.
+
+    Raises:
+        ValueError: If one is something else; it names the first.
+
+    Example:
+        >>> check_integers(kernel_size=3, dilation=0)
+        Traceback (most recent call last):
+        ValueError: dilation must be a positive integer, got 0
+    """
+    kind = 'a positive integer' if least == 1 else f'an integer of at least {least}'
+    if most is not None:
+        kind = f'{least} to {most}'
+    for name, number in numbers.items():
+        integer = isinstance(number, Integral) and not isinstance(number, bool)
+        if not integer or number < least or (most is not None and number > most):
+            raise ValueError(f'{name} must be {kind}, got {number!r}')
+
+
+def check_integer_lists(count: int | None = None, /, **lists: Any) -> None:
+    """Refuse what is no sequence of positive integers, of so many if a count is given."""
+    for name, numbers in lists.items():
+        number = 'positive integers' if count is None else f'{count} positive integers'
+        try:
+            if not _is_sequence(numbers) or len(numbers) != (count or len(numbers)):
+                raise ValueError
+            check_integers(**{str(i): n for i, n in enumerate(numbers)})
+        except ValueError:
+            raise ValueError(f'{name} must be {number}, got {numbers!r}') from None
+
+
+def check_out_indices(out_indices: Any, stages: int) -> None:
+    """Refuse what are no stages, each once and in the order in which they are returned."""
+    indices = tuple(out_indices) if _is_sequence(out_indices) else out_indices
+    wrong = f'out_indices must be stages out of 0 to {stages - 1}, got {indices!r}'
+    if not _is_sequence(indices) or not indices:
+        raise ValueError(wrong)
+    try:
+        check_integers(0, stages - 1, **{str(i): index for i, index in enumerate(indices)})
+    except ValueError:
+        raise ValueError(wrong) from None
+    if sorted(set(indices)) != list(indices):
+        raise ValueError(f'out_indices must ascend, as stages are returned, got {indices!r}')
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f'{name} must be True or False, got {flag!r}')
+
+
+def check_rates(**rates: Any) -> None:
+    """Refuse what is no share of what is dropped."""
+    for name, rate in rates.items():
+        if not _is_number(rate) or not 0 <= rate < 1:
+            raise ValueError(f'{name} must be a number of at least 0 and below 1, got {rate!r}')
+
+
+def check_positive(**numbers: Any) -> None:
+    """Refuse what is no positive, finite number."""
+    for name, number in numbers.items():
+        if not _is_number(number) or not 0 < number < float('inf'):
+            raise ValueError(f'{name} must be a positive number, got {number!r}')
+
+
+def check_configs(**configs: Any) -> None:
+    """Refuse what is no config of something to build."""
+    for name, config in configs.items():
+        if not isinstance(config, Mapping) or 'type' not in config:
+            raise ValueError(f"{name} must be a config with a 'type', got {config!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
