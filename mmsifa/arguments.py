@@ -25,33 +25,26 @@ def check_integers(least: int = 1, most: int | None = None, /, **numbers: Any) -
     if most is not None:
         kind = f'{least} to {most}'
     for name, number in numbers.items():
-        integer = isinstance(number, Integral) and not isinstance(number, bool)
-        if not integer or number < least or (most is not None and number > most):
+        if not _is_integer(number, least, most):
             raise ValueError(f'{name} must be {kind}, got {number!r}')
 
 
 def check_integer_lists(count: int | None = None, /, **lists: Any) -> None:
     """Refuse what is no sequence of positive integers, of so many if a count is given."""
+    kind = 'positive integers' if count is None else f'{count} positive integers'
     for name, numbers in lists.items():
-        number = 'positive integers' if count is None else f'{count} positive integers'
-        try:
-            if not _is_sequence(numbers) or len(numbers) != (count or len(numbers)):
-                raise ValueError
-            check_integers(**{str(i): n for i, n in enumerate(numbers)})
-        except ValueError:
-            raise ValueError(f'{name} must be {number}, got {numbers!r}') from None
+        right = _is_sequence(numbers) and all(map(_is_integer, numbers))
+        if not right or len(numbers) != (count or len(numbers)):
+            raise ValueError(f'{name} must be {kind}, got {numbers!r}')
 
 
 def check_out_indices(out_indices: Any, stages: int) -> None:
     """Refuse what are no stages, each once and in the order in which they are returned."""
-    indices = tuple(out_indices) if _is_sequence(out_indices) else out_indices
-    wrong = f'out_indices must be stages out of 0 to {stages - 1}, got {indices!r}'
-    if not _is_sequence(indices) or not indices:
-        raise ValueError(wrong)
-    try:
-        check_integers(0, stages - 1, **{str(i): index for i, index in enumerate(indices)})
-    except ValueError:
-        raise ValueError(wrong) from None
+    indices = tuple(out_indices) if _is_sequence(out_indices) else ()
+    if not indices or not all(_is_integer(index, 0, stages - 1) for index in indices):
+        raise ValueError(
+            f'out_indices must be stages out of 0 to {stages - 1}, got {indices or out_indices!r}'
+        )
     if sorted(set(indices)) != list(indices):
         raise ValueError(f'out_indices must ascend, as stages are returned, got {indices!r}')
 
@@ -82,6 +75,11 @@ def check_configs(**configs: Any) -> None:
     for name, config in configs.items():
         if not isinstance(config, Mapping) or 'type' not in config:
             raise ValueError(f"{name} must be a config with a 'type', got {config!r}")
+
+
+def _is_integer(value: Any, least: int = 1, most: int | None = None) -> bool:
+    integer = isinstance(value, Integral) and not isinstance(value, bool)
+    return integer and value >= least and (most is None or value <= most)
 
 
 def _is_number(value: Any) -> bool:

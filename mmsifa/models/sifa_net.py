@@ -139,7 +139,7 @@ class SIFANet(BaseModule):
         super().__init__(init_cfg)
         if stage_blocks is None:
             if depth not in list(self.arch_settings):
-                raise ValueError(f'depth must be one of {list(self.arch_settings)}, got {depth}')
+                raise ValueError(f'depth must be one of {list(self.arch_settings)}, got {depth!r}')
             stage_blocks = self.arch_settings[depth]
         self._check_stages(
             num_stages,
