@@ -9,8 +9,6 @@ checkpoints, since no release checks what a file claims.
 import functools
 import importlib
 import importlib.util
-import io
-import os.path
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -24,18 +22,17 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
-from mmengine.fileio import FileClient, LocalBackend
+from mmengine.fileio import LocalBackend
 from mmengine.infer import BaseInferencer
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 
-from mmsifa import compat_fsdp, compat_resume, compat_scores
+from mmsifa import compat_fsdp, compat_resume, compat_scores, compat_video
 from mmsifa.atomic_write import write_atomically
 from mmsifa.checkpoint import CheckpointError, refused, safe_loading
 from mmsifa.configs import config_folder
-from mmsifa.video import VideoReader
 
 
 def apply():
@@ -51,12 +48,13 @@ def apply():
     mend_bfloat16_scores()
     mend_loaders_without_workers()
     mend_hue_overflow()
-    mend_decord()
     mend_segments()
     compat_fsdp.mend_cpu_fsdp()
     compat_fsdp.mend_fsdp_resume()
     compat_fsdp.mend_flexible_position()
     compat_resume.mend_resuming()
+    compat_video.mend_video_reading()
+    compat_video.mend_video_drawing()
     compat_scores.mend_multi_class_scores()
     compat_scores.mend_measures_of_nothing()
 
@@ -355,31 +353,6 @@ def mend_hue_overflow():
         ColorJitter.adjust_hue(np.zeros((1, 1, 3), np.uint8), -0.1)
     except OverflowError:
         ColorJitter.adjust_hue = staticmethod(_adjust_hue)
-
-
-def _get_video_reader(self, filename):
-    """Open a video; where MMAction2 adds ``.mp4``, only if there is no file of the very name."""
-    if not os.path.splitext(filename)[1] and not os.path.exists(filename):
-        filename = f'{filename}.mp4'
-    if self.io_backend == 'disk':
-        return VideoReader(filename, self.num_threads)
-    if self.file_client is None:
-        self.file_client = FileClient(self.io_backend, **self.kwargs)
-    return VideoReader(io.BytesIO(self.file_client.get(filename)), self.num_threads)
-
-
-@functools.cache
-def mend_decord():
-    """``DecordInit`` and ``DecordDecode`` give other frames than they are asked for.
-
-    decord counts what an edit list hides, and after seeking takes frames for others where they are
-    reordered (dmlc/decord#195, #365, #373). They read by :class:`~mmsifa.video.VideoReader`, also
-    in the mode ``'efficient'``, which gave key frames.
-    """
-    from mmaction.datasets.transforms import DecordDecode, DecordInit
-
-    DecordInit._get_video_reader = _get_video_reader
-    DecordDecode._decord_load_frames = lambda self, reader, inds: list(reader.get_batch(inds))
 
 
 @functools.cache

@@ -1,8 +1,10 @@
 """Video files: the frames that a player shows, their times, and each of them by its number."""
 
 import os
+import threading
 import zlib
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -12,14 +14,25 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-TOLERANCE = 1e-3  # seconds: Matroska rounds its time stamps to that
+_RECENT = 2**27  # bytes of decoded frames that are kept, at most
 
 
 class UnreadableVideoError(RuntimeError):
     """A video cannot be opened or decoded; the message says why."""
+
+
+def tolerance(times: Sequence[float] | NDArray) -> float:
+    """Return by how many seconds two times may differ that mean the same.
+
+    Args:
+        times: When each frame of a video appears, in seconds; Matroska rounds to milliseconds.
+    """
+    steps = np.diff(times)
+    return min(1e-3, float(steps[steps > 0].min(initial=np.inf)) / 2)
 
 
 class VideoReader:
@@ -62,6 +75,8 @@ class VideoReader:
         self._file: Any = open(file, 'rb') if self._own else file  # type: ignore  # noqa: SIM115
         self._num_threads = num_threads
         self._reformatter = VideoReformatter()
+        self._lock = threading.Lock()
+        self._recent: deque[Any] = deque()  # frames, where going back costs a new start
         self._open()
         self._length, self._stamps, seconds, last = self._index()
         self._position = self._length  # at the end of the file
@@ -110,12 +125,14 @@ class VideoReader:
         wrong = [number for number in numbers if not 0 <= number < len(self)]
         if wrong:
             raise IndexError(f'expected frames 0 to {len(self) - 1}, got {wrong[0]}')
-        frames = {number: self._rgb(self._frame(number)) for number in sorted(set(numbers))}
+        with self._lock:
+            frames = {number: self._rgb(self._frame(number)) for number in sorted(set(numbers))}
         return np.stack([frames[number] for number in numbers])
 
     def frame_at(self, seconds: float) -> int:
         """Return the number of the frame that is seen at a time."""
-        return max(0, bisect_right(self.times.tolist(), seconds + TOLERANCE) - 1)
+        seen = np.searchsorted(self.times, seconds + tolerance(self.times), side='right')
+        return max(0, int(seen) - 1)
 
     def get_avg_fps(self) -> float:
         """Return the number of frames divided by the duration."""
@@ -136,11 +153,12 @@ class VideoReader:
             self._container = av.open(self._file, options=dict(protocol_whitelist='none'))
         except FFmpegError as error:
             raise _unreadable(error) from error
-        if not self._container.streams.video:
+        self._stream: Any = self._container.streams.best('video')
+        if self._stream is None or self._stream.disposition & Disposition.attached_pic:
             raise UnreadableVideoError('it has no video, expected a file with one')
-        self._stream: Any = self._container.streams.video[0]
         self._stream.thread_type = 'AUTO' if self._num_threads > 1 else 'NONE'
         self._stream.codec_context.thread_count = self._num_threads
+        self._unit = float(self._stream.time_base)
         self._size = self._stream.width, self._stream.height
         if self._size == (1, 1):
             raise UnreadableVideoError('its frames have one pixel, expected more')
@@ -154,34 +172,46 @@ class VideoReader:
             Their number, their time stamps if these tell one from the other, their times in
             seconds, and how long the last one is shown, 0 if the file does not say so.
         """
-        shown, self._keys = [], []
+        shown: list[tuple[Any, int, bool]] = []
+        self._keys = []
+        jump = 0  # of the time stamps where recordings were joined
+        jumps, expected = False, None
         for packet in _packets(self._container, self._stream):
-            if packet.is_keyframe and packet.pts is not None:
+            pts, dts, duration = packet.pts, packet.dts, packet.duration or 0
+            if packet.is_keyframe and pts is not None:
                 # Where seeking leads there, in the order of time
-                self._keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+                self._keys.append((pts, pts if dts is None else dts))
+            if dts is not None:
+                if expected is not None and not -1 <= (dts - expected) * self._unit <= 10:
+                    jump, jumps = jump + expected - dts, True
+                expected = dts + duration
             if not packet.is_discard:
-                shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+                shown.append((None if pts is None else pts + jump, duration, packet.is_keyframe))
         self._keys.sort()
-        pts = [stamp for stamp, _, _ in shown]
-        unit = float(self._stream.time_base)
-        stamped = bool(pts) and None not in pts and len(set(pts)) == len(pts)
+        stamps = [pts for pts, _, _ in shown]
+        known = bool(shown) and None not in stamps and not jumps
+        stamped = known and len(set(stamps)) == len(stamps)
         # AVI has no time stamps and MPEG program streams not all of them: FFmpeg guesses.
         container, codec = self._container.format.name, self._stream.codec_context
         guessed = container == 'mpeg' or (container == 'avi' and codec.has_b_frames)
         hides = codec.name == 'vp8'  # has packets that show nothing
-        if stamped and shown[0][2] and pts[0] == min(pts) and not guessed and not hides:
+        if stamped and shown[0][2] and stamps[0] == min(stamps) and not guessed and not hides:
             shown.sort()
-            pts = [stamp for stamp, _, _ in shown]
-            return len(pts), pts, [stamp * unit for stamp in pts], shown[-1][1] * unit
+            stamps = [pts for pts, _, _ in shown]
+            return len(shown), stamps, self._seconds(stamps), shown[-1][1] * self._unit
         self._open()
         decoded = [frame.pts for frame in self._frames]
-        if stamped and not guessed and None not in decoded and _increase(decoded):
-            return len(decoded), decoded, [stamp * unit for stamp in decoded], 0.0
+        ordered = None not in decoded and all(a <= b for a, b in pairwise(decoded))
+        if not guessed and not jumps and ordered:
+            unique = len(set(decoded)) == len(decoded)
+            return len(decoded), decoded if unique and known else None, self._seconds(decoded), 0.0
+        if None not in stamps and len(stamps) == len(decoded):  # right together, if not each
+            return len(decoded), None, self._seconds(sorted(stamps)), 0.0
         rate = self._rate()
-        times = [number / rate for number in range(len(decoded))]
-        if stamped and len(pts) == len(decoded):  # right together, if not each for its frame
-            times = [stamp * unit for stamp in sorted(pts)]
-        return len(decoded), None, times, 0.0
+        return len(decoded), None, [number / rate for number in range(len(decoded))], 0.0
+
+    def _seconds(self, stamps: list[int]) -> list[float]:
+        return [stamp * self._unit for stamp in stamps]
 
     def _rate(self) -> float:
         rate = self._stream.average_rate or self._stream.guessed_rate
@@ -209,10 +239,14 @@ class VideoReader:
         return frame
 
     def _frame_by_order(self, index: int) -> Any:
+        if 0 <= self._position - index < len(self._recent):
+            return self._recent[index - self._position - 1]
         if self._position >= index:
             self._open()
+            self._recent = deque(maxlen=max(1, _RECENT // (2 * self._size[0] * self._size[1])))
         for frame in self._frames:
             self._position += 1
+            self._recent.append(frame)
             if self._position == index:
                 return frame
         raise UnreadableVideoError(f'it decodes to {self._position + 1} frames, then to others')
@@ -257,7 +291,12 @@ class VideoReader:
     def _rgb(self, frame: Any) -> NDArray[np.uint8]:
         width, height = self._size
         rgb: Any = self._reformatter.reformat(
-            frame, width, height, 'rgb24', interpolation=Interpolation.BICUBIC
+            frame,
+            width,
+            height,
+            'rgb24',
+            interpolation=Interpolation.BICUBIC,
+            threads=self._num_threads,
         ).to_ndarray()
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)
         return rgb if matrix is None else _turn(rgb, np.frombuffer(matrix, np.int32))
@@ -329,7 +368,7 @@ class VideoWriter:
     _UNIT = Fraction(1, 90000)
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self._container = av.open(os.fspath(path), 'w', format='mp4')
+        self._container = av.open(os.path.abspath(path), 'w', format='mp4')
         self._stream: Any = self._container.add_stream('libx264')
         self._stream.pix_fmt = 'yuv420p'
         self._stream.codec_context.time_base = self._UNIT
@@ -340,8 +379,9 @@ class VideoWriter:
 
     def __exit__(self, error: object, *_: object) -> None:
         if error is None and self._durations:
-            self._encode(None)
+            self._mux(self._stream.encode())
         self._container.close()
+        del self._stream, self._container  # and the encoder's threads
 
     def write(self, image: NDArray[np.uint8], start: float, end: float) -> None:
         """Add a frame.
@@ -360,14 +400,13 @@ class VideoWriter:
         frame.pts = round(start / self._UNIT)
         self._durations[frame.pts] = round(end / self._UNIT) - frame.pts
         try:
-            self._encode(frame)
+            packets = self._stream.encode(frame)
         except FFmpegError as error:
-            if isinstance(error, OSError):
-                raise
             raise ValueError(f'H.264 cannot hold frames of {width} x {height} pixels') from error
+        self._mux(packets)
 
-    def _encode(self, frame: av.VideoFrame | None) -> None:
-        for packet in self._stream.encode(frame):
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
             packet.duration = self._durations[packet.pts]  # the encoder forgets the last one's
             self._container.mux(packet)
 
@@ -378,10 +417,6 @@ def _turn(image: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uin
     if abs(a) + abs(d) < abs(b) + abs(c):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-def _increase(numbers: Sequence[int]) -> bool:
-    return all(a < b for a, b in pairwise(numbers))
 
 
 def _unreadable(error: Exception) -> UnreadableVideoError:

@@ -7,10 +7,13 @@ import re
 import subprocess
 import threading
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from itertools import pairwise
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from mmaction.visualization import ActionVisualizer
 from mmengine.dataset import Compose
 
 from mmsifa.video import UnreadableVideoError, VideoReader, VideoWriter, check_frames
@@ -154,14 +157,26 @@ def test_frames_are_those_that_are_shown_in_any_order(files, name):
 
 
 @pytest.mark.parametrize('name', ['h264.avi', 'h264.ts', 'mpeg1.mpg', 'xvid.avi', 'trimmed.mp4'])
-@pytest.mark.parametrize('mode', ['accurate', 'efficient'])
-def test_pipelines_get_the_frames_that_they_ask_for(files, name, mode):
+@pytest.mark.parametrize('reader', ['Decord', 'OpenCV', 'PyAV', 'PIMS'])
+def test_pipelines_get_the_frames_that_they_ask_for(files, name, reader):
     sampling = dict(type='SampleFrames', clip_len=4, frame_interval=5, num_clips=2, test_mode=True)
-    steps = [dict(type='DecordInit'), sampling, dict(type='DecordDecode', mode=mode)]
+    steps = [dict(type=f'{reader}Init'), sampling, dict(type=f'{reader}Decode')]
     results = Compose(steps)(dict(filename=str(files(name)), start_index=0))
-    first = number_of(shown(files(name))[0])
+    frames = [number_of(image) for image in shown(files(name))]
+    assert results['total_frames'] == len(frames)
     assert len(set(results['frame_inds'])) == 8
-    assert [number_of(image) - first for image in results['imgs']] == list(results['frame_inds'])
+    assert [number_of(x) for x in results['imgs']] == [frames[i] for i in results['frame_inds']]
+
+
+def test_the_fast_mode_of_decord_gets_them_too(files):
+    steps = [dict(type='DecordInit'), dict(type='DecordDecode', mode='efficient')]
+    results = Compose(steps)(dict(filename=str(files('h264.mp4')), frame_inds=np.array([7, 33])))
+    assert [number_of(image) for image in results['imgs']] == [7, 33]
+
+
+def test_mmaction2_draws_the_frames_that_are_shown(files):
+    drawn = ActionVisualizer()._load_video(str(files('trimmed.mp4')))
+    np.testing.assert_array_equal(np.stack(drawn)[..., ::-1], shown(files('trimmed.mp4')))
 
 
 def test_frames_are_numbered_from_zero_to_the_last_one(files):
@@ -229,6 +244,82 @@ def test_times_are_those_of_the_frames(tmp_path):
     assert [number_of(image) for image in reader] == list(range(15))
 
 
+def test_times_that_repeat_are_kept(tmp_path):
+    source, path = tmp_path / 'source.mp4', tmp_path / 'rounded.mkv'
+    times = [0, 0.1, 0.2, 0.2002, 0.4, 1.4, 2.4, 2.5]
+    with VideoWriter(source) as writer:
+        for i, (start, end) in enumerate(pairwise(times)):
+            writer.write(numbered(i), start, end)
+    ffmpeg('-i', source, '-c', 'copy', path)  # two frames of one millisecond
+    reader = VideoReader(path)
+    np.testing.assert_allclose(reader.times, times[:-1], atol=1e-3)
+    assert [number_of(reader[i]) for i in (4, 2, 3, 6)] == [4, 2, 3, 6]
+
+
+@pytest.mark.parametrize('offset', [0, 500], ids=['back', 'ahead'])
+def test_joined_streams_go_on_in_time(files, tmp_path, offset):
+    first, second, path = (tmp_path / name for name in ('1.ts', '2.ts', 'joined.ts'))
+    ffmpeg('-i', files('h264.mp4'), '-c', 'copy', '-output_ts_offset', 200, first)
+    ffmpeg('-i', files('h264.mp4'), '-c', 'copy', '-output_ts_offset', offset, second)
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    reader = VideoReader(path)
+    np.testing.assert_allclose(reader.times, np.arange(120) / 30, atol=0.04)
+    expected = [*range(COUNT), *range(COUNT)]
+    assert [number_of(image) for image in reader] == expected
+    assert [number_of(reader[i]) for i in (100, 3, 61)] == [40, 3, 1]
+
+
+def test_the_stream_that_players_show_is_read(files, tmp_path):
+    thumb, path = tmp_path / 'thumb.mp4', tmp_path / 'thumb_first.mp4'
+    ffmpeg('-f', 'lavfi', '-i', 'testsrc=size=96x64', '-frames:v', 1, '-c:v', 'mjpeg', thumb)
+    inputs = ('-i', thumb, '-i', files('h264.mp4'), '-map', '0:v', '-map', '1:v', '-c', 'copy')
+    ffmpeg(*inputs, '-disposition:0', '0', '-disposition:1', 'default', path)
+    assert [number_of(image) for image in VideoReader(path)] == list(range(COUNT))
+
+    song = tmp_path / 'song.mp4'
+    sound = ('-f', 'lavfi', '-i', 'sine=duration=1', '-i', thumb, '-map', '0', '-map', '1')
+    ffmpeg(*sound, '-c:v', 'copy', '-disposition:v', 'attached_pic', song)
+    with pytest.raises(UnreadableVideoError, match='it has no video, expected a file with one'):
+        VideoReader(song)
+
+
+def test_every_frame_of_a_fast_video_has_its_time(tmp_path):
+    with VideoWriter(tmp_path / 'fast.mp4') as writer:
+        for i in range(12):
+            writer.write(numbered(i), i / 2400, (i + 1) / 2400)
+    reader = VideoReader(tmp_path / 'fast.mp4')
+    assert [reader.frame_at(time) for time in reader.times] == list(range(12))
+
+
+def test_threads_share_a_reader_and_it_starts_none(files):
+    before = len(os.listdir('/proc/self/task'))
+    reader = VideoReader(files('h264.mp4'))
+    found = dict.fromkeys(range(4))
+
+    def read(seed):
+        order = np.random.default_rng(seed).integers(0, COUNT, 20).tolist()
+        found[seed] = [number_of(reader[i]) for i in order] == order
+
+    reader[5]
+    assert len(os.listdir('/proc/self/task')) == before
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(found.values())
+
+
+def test_going_back_a_little_costs_no_new_start(files, monkeypatch):
+    reader = VideoReader(files('h264.avi'))
+    opened = []
+    start = VideoReader._open
+    monkeypatch.setattr(VideoReader, '_open', lambda self: opened.append(1) or start(self))
+    order = [30, 31, 25, 40, 1, 59, 58, 40]
+    assert [number_of(reader[i]) for i in order] == order
+    assert len(opened) == 1
+
+
 def test_frames_that_differ_after_seeking_are_found(files, monkeypatch):
     reader = VideoReader(files('h264.mp4'))
     by_stamp = VideoReader._frame_by_stamp
@@ -251,9 +342,11 @@ def test_frames_that_are_missing_are_an_error(tmp_path, files):
         reader[60]
 
 
-def test_what_cannot_be_written_is_an_error(tmp_path):
+def test_what_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for path, size, error, message in (
         (tmp_path / 'missing' / 'a.mp4', 64, FileNotFoundError, 'No such file or directory'),
+        (Path('a:b.mp4'), 20000, ValueError, r'H\.264 cannot hold frames of 20000 x 2 pixels'),
         (tmp_path / 'a.mp4', 20000, ValueError, r'H\.264 cannot hold frames of 20000 x 2 pixels'),
     ):
         with pytest.raises(error, match=message), VideoWriter(path) as writer:

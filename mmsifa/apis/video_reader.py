@@ -23,9 +23,10 @@ from mmengine.dataset import Compose
 from numpy.typing import NDArray
 
 from mmsifa.datasets.checked import reason_of
-from mmsifa.video import TOLERANCE, UnreadableVideoError, VideoReader
+from mmsifa.video import UnreadableVideoError, VideoReader, tolerance
 
 VIDEO_DECODERS = ('DecordDecode', 'PyAVDecode', 'OpenCVDecode', 'PIMSDecode')
+EPSILON = 1e-6  # seconds, of rounding
 TIMEOUT = 300  # seconds without a sign of life, then a video counts as unreadable
 
 
@@ -117,10 +118,10 @@ def sliding_windows(
         [(0, 40), (40, 80), (60, 100)]
     """
     final = max(0.0, duration - seconds)
-    starts = np.append(np.arange(0, final - TOLERANCE, stride), final)
+    starts = np.append(np.arange(0, final - EPSILON, stride), final)
     ends = np.minimum(starts + seconds, duration)
-    firsts = np.searchsorted(times, starts + TOLERANCE, side='right') - 1
-    lasts = np.searchsorted(times, ends - TOLERANCE)
+    firsts = np.searchsorted(times, starts + tolerance(times), side='right') - 1
+    lasts = np.searchsorted(times, ends - tolerance(times))
     windows: dict[tuple[int, int], Window] = {}  # a stride below a frame gives some again
     for first, last, start, end in zip(firsts, lasts, starts, ends, strict=True):
         frames = int(first), int(last)
