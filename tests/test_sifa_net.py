@@ -534,8 +534,9 @@ def test_pretrained_init_cfg_names_what_does_not_fit(file, net, message, as_list
         (dict(add=['fc.weight', 'cls_head.fc_cls.bias']), {}),
         ({}, dict(dual_path=False)),
         ({}, dict(num_stages=2, dual_path=False, out_indices=(1,))),
+        (dict(drop='sifa'), dict(stage_with_sifa=(False, True, False, False))),
     ],
-    ids=['no-sifa', 'plain-trunk', 'classifier', 'single-path', 'fewer-stages'],
+    ids=['no-sifa', 'plain-trunk', 'classifier', 'single-path', 'fewer-stages', 'less-context'],
 )
 def test_pretrained_init_cfg_takes_trunks_and_larger_networks(file, net, tmp_path):
     init_cfg, weights = own_file(tmp_path / 'own.pth', **file)

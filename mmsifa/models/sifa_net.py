@@ -252,8 +252,11 @@ class SIFANet(BaseModule):
     @property
     def left_out(self) -> tuple[str, ...]:
         """What the names of weights start with that a larger network has and this one has not."""
-        stages = (f'layer{i}.' for i in range(len(self.stages) + 1, 5))
-        return (*stages, *(() if self.dual_path else ('layer4_dual.',)))
+        stages = [f'layer{i}.' for i in range(len(self.stages) + 1, 5)]
+        dual = [] if self.dual_path else ['layer4_dual.']
+        blocks = [name for name, m in self.named_modules() if isinstance(m, FrameBottleneck)]
+        contexts = [f'{name}.{fc}.' for name in blocks for fc in GlobalContextBottleneck.own_parts]
+        return (*stages, *dual, *contexts)
 
     def init_weights(self) -> None:
         """Initialize from scratch, then from ``init_cfg`` or ``pretrained`` weights."""
