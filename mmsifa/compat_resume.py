@@ -78,23 +78,28 @@ def last_checkpoint(runner) -> str | None:
     named = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
     if named:
         here = [os.path.join(folder, os.path.basename(named)) for folder in folders]
-        paths = [named, *here] if _folder(named) in folders else [*here, named]
-        for path in paths:
-            sharded = path.endswith('.pth') and os.path.isdir(path)
-            if '://' in path or os.path.isfile(path) or sharded:
+        for path in [named, *here] if _folder(named) in folders else here:
+            if _is_there(path):
                 return path
     saved = [path for folder in folders for path in _saved(runner, folder)]
     if saved:
         newest = max(saved, key=lambda path: path.stat().st_mtime_ns)
-        named = f'names {named}, which is not there' if named else 'names none'
+        named = f'names {named}, which is not in this folder' if named else 'names none'
         runner.logger.warning(f'{pointer} {named}: the newest checkpoint beside it is {newest}')
         return str(newest)
+    if named and _is_there(named):
+        return named
     if named:
         raise ValueError(
             f'{pointer} names {named}, which is not there, nor is another checkpoint of this run: '
             f'bring it back, or delete {pointer} to start anew'
         )
     return None
+
+
+def _is_there(path: str) -> bool:
+    sharded = path.endswith('.pth') and os.path.isdir(path)
+    return '://' in path or os.path.isfile(path) or sharded
 
 
 def _saved(runner, folder: str) -> list[Path]:
@@ -120,10 +125,12 @@ def _deciding(upstream: Callable) -> Callable:
         self.logger.info(decision)
         upstream(self)
         loop = self._train_loop
-        if isinstance(loop, EpochBasedTrainLoop) and loop.epoch >= loop.max_epochs:
+        unit = 'epoch' if isinstance(loop, EpochBasedTrainLoop) else 'iter'
+        done, end = getattr(loop, unit), getattr(loop, f'max_{unit}s')
+        if done >= end:
             self.logger.warning(
-                f'{loop.epoch} epochs are trained and train_cfg.max_epochs is {loop.max_epochs}: '
-                'nothing is left to train'
+                f'{unit} {done} is trained and train_cfg.max_{unit}s is {end}: nothing is left to '
+                'train'
             )
 
     return load_or_resume
@@ -223,8 +230,13 @@ def _adopt_settings(runner, checkpoint: dict) -> None:
     wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers or []
     if isinstance(wrapper, OptimWrapperDict) or not isinstance(wrapper, OptimWrapper):
         return  # several optimizers, or none yet: as in MMEngine
-    optimizer = checkpoint.get('optimizer')
-    changes = _changes(schedulers, checkpoint.get('param_schedulers') or [])
+    optimizer, saved = checkpoint.get('optimizer'), checkpoint.get('param_schedulers') or []
+    for scheduler, theirs in zip(schedulers, saved, strict=False):
+        # Depends on validations, but another end that is still to come changes nothing so far
+        ends = getattr(scheduler, 'end', 0), theirs.get('end', 0)
+        if getattr(scheduler, 'need_val_args', False) and min(ends) >= theirs['last_step']:
+            theirs['end'] = scheduler.end
+    changes = _changes(schedulers, saved)
     scheduled = {scheduler.param_name for scheduler in schedulers}
     if any(getattr(scheduler, 'use_betas', False) for scheduler in schedulers):
         scheduled.add('betas')  # whose first is Adam's momentum
@@ -243,6 +255,16 @@ def _adopt_settings(runner, checkpoint: dict) -> None:
             runner.logger.warning(f"{differ}: the config's counts, from the position reached")
     if optimizer is None:
         return
+    momenta = [
+        {'momentum', 'betas'} & group.keys()
+        for group in (optimizer['param_groups'][0], wrapper.param_groups[0])
+    ]
+    if momenta[0] != momenta[1]:
+        raise ValueError(
+            f"the checkpoint's optimizer is of another kind than {type(wrapper.optimizer).__name__}"
+            ', whose state is unknown: give the optimizer that the run had, or start another run '
+            'from its weights by load_from'
+        )
     groups = [*optimizer['param_groups'], *filter(None, [optimizer.get('base_param_settings')])]
     notes: dict[str, None] = {}
     for group, ours in zip(groups, wrapper.param_groups, strict=False):

@@ -77,6 +77,8 @@ def names_of(samples: Sequence[Any]) -> str:
 
 
 def _is_finite(scores: Any) -> bool:
+    if isinstance(scores, dict):  # of a head for several modalities
+        return all(map(_is_finite, scores.values()))
     return not torch.is_tensor(scores) or bool(torch.isfinite(scores).all())
 
 

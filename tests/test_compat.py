@@ -610,6 +610,9 @@ def test_no_metric_takes_scores_that_are_no_numbers(score):
         evaluator.process([dict(good, filename='videos/a.mp4'), bad])
     with pytest.raises(FloatingPointError, match=r"unknown samples \(name 'filename' in the meta_"):
         evaluator.process([dict(bad, filename=None)])
+    bad['pred_score'] = dict(rgb=torch.ones(3), pose=bad['pred_score'])  # as of RGBPoseHead
+    with pytest.raises(FloatingPointError, match=r'scores of videos/b\.mp4 are NaN or infinite'):
+        evaluator.process([bad])
 
 
 def test_no_metric_takes_the_label_of_a_list_without_labels(tmp_path):

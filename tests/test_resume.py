@@ -425,6 +425,10 @@ def test_a_schedule_by_validations_cannot_be_changed(train):
     work_dir = train('work', '--resume', param_scheduler=[plateau], **VALIDATED)
     whole = train('whole', param_scheduler=[plateau], **VALIDATED)
     assert differences(state(whole), state(work_dir)) == []
+    longer = {'train_cfg.max_epochs': 4, **VALIDATED}
+    work_dir = train('work', '--resume', param_scheduler=[plateau], **longer)
+    whole = train('longer', param_scheduler=[plateau], **longer)
+    assert differences(state(whole), state(work_dir)) == []
     reason = r'factor 0.1 -> 0.5\) and depends on results of validations'
     with pytest.raises(ValueError, match=reason):
         train('work', '--resume', param_scheduler=[plateau | dict(factor=0.5)], **VALIDATED)
@@ -456,8 +460,33 @@ def test_adams_scheduled_momentum_goes_on(train):
 def test_nothing_left_to_train_is_said(train):
     work_dir = train('work')
     train('work', '--resume', **{'train_cfg.max_epochs': 2})
-    said = '3 epochs are trained and train_cfg.max_epochs is 2: nothing is left to train'
+    said = 'epoch 3 is trained and train_cfg.max_epochs is 2: nothing is left to train'
     assert said in log(work_dir)
+
+
+def test_nothing_left_to_train_is_said_by_iterations(train):
+    sampler = dict(type='InfiniteSampler', shuffle=True)
+    options = {'train_dataloader.sampler': sampler, 'default_hooks.checkpoint.by_epoch': False}
+    train('work', train_cfg=dict(type='IterBasedTrainLoop', max_iters=3), **options)
+    loop = dict(type='IterBasedTrainLoop', max_iters=2)
+    work_dir = train('work', '--resume', train_cfg=loop, **options)
+    assert 'iter 3 is trained and train_cfg.max_iters is 2: nothing is left' in log(work_dir)
+
+
+def test_an_optimizer_of_another_kind_is_refused(train):
+    train('work', breaks_at=2 * LENGTH + 1)
+    adam = {'optim_wrapper.optimizer': dict(type='AdamW', lr=0.1)}
+    with pytest.raises(ValueError, match=r'of another kind than AdamW, .* weights by load_from'):
+        train('work', '--resume', **adam)
+
+
+def test_a_copy_of_a_run_goes_on_from_its_own_files(train, tmp_path):
+    original = train('original')
+    copy = train('copy', breaks_at=2 * LENGTH + 1)
+    (copy / 'last_checkpoint').write_bytes((original / 'last_checkpoint').read_bytes())
+    train('copy', '--resume')
+    assert f'goes on from its checkpoint {copy}/epoch_2.pth' in log(copy)
+    assert differences(state(copy), state(original)) == []
 
 
 def test_flexible_runners_decide_the_same(train, other):
