@@ -77,6 +77,11 @@ def check_configs(**configs: Any) -> None:
             raise ValueError(f"{name} must be a config with a 'type', got {config!r}")
 
 
+def is_positive_integer(value: Any) -> bool:
+    """Return whether a value is an integer from 1 on; True is none."""
+    return _is_integer(value)
+
+
 def _is_integer(value: Any, least: int = 1, most: int | None = None) -> bool:
     integer = isinstance(value, Integral) and not isinstance(value, bool)
     return integer and value >= least and (most is None or value <= most)

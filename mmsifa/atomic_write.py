@@ -143,10 +143,13 @@ def open_unfinished(path: str | Path) -> BinaryIO:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(4)}.part').open('xb')
-    with contextlib.suppress(OSError):  # some network file systems have no locks
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+    while True:
+        file = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(4)}.part').open('xb')
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):  # else remove_unfinished came before the lock
+            return file
+        file.close()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -60,6 +60,7 @@ WRONG = {
     | dict(
         depth=(18, '50', None, [50], 50.5),
         pretrained=(3, True, ['a.pth']),
+        init_cfg=(3, 'x', math.nan, {}, [3]),
         in_channels=NO_INTEGERS,
         num_stages=(0, 5, 4.0, None, True),
         stage_blocks=((1, 1), (0, 1, 1, 1), 3, '1111', (1, 1, 1, 1.0)),
@@ -127,8 +128,10 @@ WRONG = {
         num_classes=NO_INTEGERS,
         in_channels=NO_INTEGERS,
         dropout_ratio=NO_RATES,
-        init_std=(0, -1, '1', None),
+        init_std=(-1, '1', None),
         average_clips=('probs', 1),
+        multi_class=NO_FLAGS,
+        loss_cls=(None, 3, {}, []),
     ),
     'TemporalConv': dict(channels=NO_INTEGERS),
     'TemporalShift': dict(channels=NO_INTEGERS, shift_div=(*NO_INTEGERS, 9)),
@@ -160,10 +163,18 @@ def test_all_arguments_are_tried():
         assert arguments <= set(WRONG[module]), module
 
 
+def test_a_head_may_start_at_zero():
+    head = SIFAHead(num_classes=2, in_channels=4, init_std=0)
+    head.init_weights()
+    assert not head.fc_cls.weight.any()
+
+
 def test_integers_of_numpy_are_integers():
     three = np.int64(3)
     block = SIFA(np.int32(6), kernel_size=three, num_heads=three)
     assert block(torch.rand(1, 2, 6, 4, 4)).shape == (1, 2, 6, 4, 4)
+    arch = dict(embed_dims=np.int64(8), depths=[1, 1], num_heads=[three - 2, three - 1])
+    assert SIFATransformer(arch, out_indices=(1,)).num_heads == arch['num_heads']
     frames, offset = torch.rand(1, 3, 4, 5, 5), torch.zeros(1, 2, 18, 5, 5)
     inter_frame_attention(frames[:, :-1], frames[:, 1:], offset, kernel_size=three)
 

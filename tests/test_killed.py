@@ -1,6 +1,7 @@
 """Trainings that are killed and disks that are full: real processes, a real file system."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -68,6 +69,21 @@ def test_a_file_that_is_being_written_is_not_removed(tmp_path):
         remove_unfinished(tmp_path)
         os.replace(file.name, tmp_path / 'epoch_1.pth')
     assert (tmp_path / 'epoch_1.pth').read_bytes() == b'whole'
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    lock, locked = fcntl.flock, []
+
+    def remove_and_lock(file, operation):
+        if not locked:
+            locked.append(operation)
+            remove_unfinished(tmp_path)  # takes the lock first and finds the writer dead
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, 'flock', remove_and_lock)
+    write_atomically(tmp_path / 'a', 'whole')
+    assert (tmp_path / 'a').read_text() == 'whole'
+    assert [path.name for path in tmp_path.iterdir()] == ['a']
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):

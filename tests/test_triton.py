@@ -156,6 +156,17 @@ def test_mmsifa_imports_with_an_older_triton(version, said, run):
     assert run('python', '-W', 'ignore', '-c', code, env=env).stdout.splitlines()[-1] == said
 
 
+def test_mmsifa_imports_with_a_package_that_is_no_triton(run, tmp_path, root):
+    for file in ('triton/__init__.py', 'triton/language.py'):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    env = os.environ | {'PYTHONPATH': f'{tmp_path}{os.pathsep}{root}'}
+    code = 'import torch, mmsifa; from mmsifa.ops import triton as op; '
+    code += 'print(op.unsupported_reason(torch.ones(1, 1, 1)))'
+    said = run('python', '-W', 'ignore', '-c', code, env=env).stdout
+    assert 'it needs Triton 3.3 or later, found' in said
+
+
 interpreted = pytest.mark.skipif(
     not triton_op._INTERPRETED, reason='TRITON_INTERPRET=1 was not set before Triton was imported'
 )

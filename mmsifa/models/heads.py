@@ -9,7 +9,13 @@ from mmaction.registry import MODELS
 from mmengine.model import normal_init
 from torch import Tensor, nn
 
-from mmsifa.arguments import check_integers, check_positive, check_rates
+from mmsifa.arguments import (
+    check_configs,
+    check_flags,
+    check_integers,
+    check_positive,
+    check_rates,
+)
 
 
 @MODELS.register_module()
@@ -53,7 +59,9 @@ class SIFAHead(BaseHead):
     ) -> None:
         check_integers(num_classes=num_classes, in_channels=in_channels)
         check_rates(dropout_ratio=dropout_ratio)
-        check_positive(init_std=init_std)
+        check_positive(init_std=1 if init_std == 0 else init_std)
+        check_configs(loss_cls=loss_cls)
+        check_flags(multi_class=kwargs.get('multi_class', False))
         super().__init__(num_classes, in_channels, loss_cls, **kwargs)
         if self.average_clips not in ('prob', 'score', None):
             raise ValueError(

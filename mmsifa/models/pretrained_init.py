@@ -34,6 +34,11 @@ def check_one_source(pretrained: str | None, init_cfg: dict | list[dict] | None)
         raise ValueError(
             f'pretrained must be a path or URL as a string, or None, got {pretrained!r}'
         )
+    cfgs = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    if init_cfg is not None and not all(isinstance(cfg, Mapping) and 'type' in cfg for cfg in cfgs):
+        raise ValueError(
+            f"init_cfg must be a config with a 'type', a list of such, or None, got {init_cfg!r}"
+        )
     if pretrained and _pretrained_cfgs(init_cfg):
         raise ValueError(
             'weights come from either pretrained or init_cfg, got both: set pretrained=None to '

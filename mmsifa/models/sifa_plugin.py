@@ -315,7 +315,8 @@ def _is_importable(value: Any) -> bool:
 
 def _match(patterns: Sequence[str], names: Iterable[str], trial: TrialRun) -> list[str]:
     """Return the names that patterns match, where * stands for one part of a name."""
-    if isinstance(patterns, str) or not patterns or not all(isinstance(p, str) for p in patterns):
+    listed = isinstance(patterns, Sequence) and not isinstance(patterns, str) and len(patterns)
+    if not listed or not all(isinstance(pattern, str) for pattern in patterns):
         raise ValueError(f"after must be a list of names such as ['layer2.1'], got {patterns!r}")
     matched: dict[str, None] = {}
     for pattern in patterns:

@@ -23,6 +23,7 @@ from mmsifa.arguments import (
     check_out_indices,
     check_positive,
     check_rates,
+    is_positive_integer,
 )
 from mmsifa.models.layers import check_sifa
 from mmsifa.models.pretrained_init import check_one_source, check_pretrained
@@ -305,7 +306,9 @@ class SIFATransformer(SwinTransformer3D):
                 f'{arch["depths"]} and {arch["num_heads"]}'
             )
         channels = [arch['embed_dims'] * 2**i for i in range(stages)]
-        if any(type(h) is not int or h < 1 or c % h for c, h in zip(channels, heads, strict=True)):
+        if not all(map(is_positive_integer, heads)) or any(
+            c % h for c, h in zip(channels, heads, strict=True)
+        ):
             raise ValueError(
                 f"num_heads of arch must divide the stages' channels {channels}, got "
                 f'{arch["num_heads"]}'

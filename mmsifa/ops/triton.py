@@ -22,7 +22,7 @@ try:
 except ImportError:
     triton, _found = None, 'none'
 else:
-    _found = triton.__version__
+    _found = getattr(triton, '__version__', '0')
     if TorchVersion(_found) < _OLDEST:
         triton = None
 
