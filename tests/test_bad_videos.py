@@ -478,6 +478,33 @@ def test_check_videos_says_that_all_are_good_and_keeps_the_lines(motion_data, ru
     assert good.read_text() == path.read_text()
 
 
+def test_a_full_disk_at_the_console_costs_no_list(tmp_path):
+    (tmp_path / 'bad.mp4').touch()
+    (tmp_path / 'list.txt').write_text('bad.mp4 0\n')
+    command = [sys.executable, 'tools/check_videos.py', tmp_path / 'list.txt', '--data-root']
+    command += [tmp_path, '--out-good', tmp_path / 'good.txt', '--out-bad', tmp_path / 'out.txt']
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert 'Decoding' in done.stderr
+    assert '([Errno 28] No space left on device); the work goes on' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert (tmp_path / 'good.txt').read_text() == ''
+    assert (tmp_path / 'out.txt').read_text().endswith('bad.mp4\tDecordInit: the file is empty\n')
+
+
+@pytest.mark.parametrize(
+    'template', ['img_{:05', 'img_{x}.jpg', 'img_{:05}{}.jpg', 'img_{:s}.jpg', 'img.jpg', '{.x}']
+)
+def test_check_videos_refuses_names_that_are_no_template(template, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    tool = importlib.import_module('check_videos')
+    (tmp_path / 'list.txt').write_text('a 1 0\n')
+    with pytest.raises(SystemExit, match='2'):
+        tool.main([str(tmp_path / 'list.txt'), '--filename-tmpl', template])
+    assert f'such as img_{{:05}}.jpg, got {template}' in capsys.readouterr().err
+
+
 def test_check_videos_refuses_what_it_cannot_do_in_a_sentence(tmp_path, run):
     path = tmp_path / 'list.txt'
     path.write_text('../a.mp4 0\n')

@@ -38,6 +38,7 @@ from mmsifa.apis import (
     video_pipeline,
 )
 from mmsifa.apis.annotation import annotate_video
+from mmsifa.apis.command_line import exit_code
 from mmsifa.apis.timeline import best_runs, spans
 from mmsifa.apis.video_reader import Worker, video_samples
 from mmsifa.video import VideoReader, VideoWriter
@@ -231,6 +232,46 @@ def test_an_error_of_the_model_is_no_bad_video(command, clips, tmp_path, monkeyp
     assert 'Out of memory: Tried to allocate 9 GiB.' in text
     assert 'cannot be scored' not in text
     assert [json.loads(line)['video'] for line in out.read_text().splitlines()] == clips[:1]
+
+
+def test_only_whole_tables_get_their_names(command, clips, tmp_path, monkeypatch, capsys):
+    model_type = MODELS.get('mmaction.Recognizer3D')
+    test_step, calls = model_type.test_step, []
+
+    def second_fails(self, data):
+        calls.append(data)
+        if len(calls) == 2:
+            raise RuntimeError('a fault in the network')
+        return test_step(self, data)
+
+    monkeypatch.setattr(model_type, 'test_step', second_fails)
+    folder = tmp_path / ('long' * 40)  # stays on one line of what is printed
+    with pytest.raises(RuntimeError, match='a fault in the network'):
+        predict.main([*clips[:3], *command, '--batch-size', '1', '--out', str(folder / 'o.csv')])
+    (unfinished,) = folder.iterdir()
+    assert f'What came before is in {unfinished}' in capsys.readouterr().out.splitlines()
+    assert len(unfinished.read_text().splitlines()) == 1 + 5
+
+
+def test_a_console_that_fails_costs_no_file(command, clips, tmp_path, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(sys, 'stdout', os.fdopen(writer, 'w'))
+    monkeypatch.setattr(sys, '__stdout__', sys.stdout)
+    os.close(reader)  # as after | head
+    out = tmp_path / 'o.csv'
+    assert exit_code(predict.main([*clips[:2], *command, '--out', str(out)])) == 1
+    rows = list(csv.DictReader(out.open()))
+    assert [row['video'] for row in rows[::5]] == clips[:2]
+    assert 'Nothing more can be printed ([Errno 32] Broken pipe)' in capsys.readouterr().err
+
+
+def test_an_interrupt_before_the_first_video_is_a_word(command, clips, monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, 'load_recognizer', interrupted)
+    assert predict.main([clips[0], *command]) == 130
+    assert capsys.readouterr().err == 'Interrupted\n'
 
 
 def test_windows_are_scored_as_videos_of_their_own(weights, long_video):
@@ -514,7 +555,9 @@ def test_a_file_of_names_that_is_no_text_is_refused_by_line(content, problem, tm
         (['CLIP', '--out', 'o.txt'], 'o.txt has no known ending: expected .csv'),
         (['CLIP', '--out', 'o.png'], 'a timeline, needs --sliding'),
         (['CLIP', 'OTHER', '--out', 'o.mp4'], 'o.mp4 is of one video, got 2 videos'),
-        (['CLIP', '--out', 'CLIP'], 'is one of the videos to read'),
+        (['CLIP', '--out', 'CLIP'], 'is one of the files to read'),
+        (['CLIP', '--labels', 'LABELS', '--out', 'LABELS'], 'is one of the files to read'),
+        (['CLIP', '--out', 'o.csv', '--out', './o.csv'], 'each --out must be another file'),
         (['CLIP', '--out', '/dev/null/o.csv'], 'o.csv cannot be written'),
         (['CLIP', '--out', '/proc/o.csv'], 'o.csv cannot be written'),
         (['CLIP', '--stride', '1'], '--stride needs --sliding'),
@@ -564,8 +607,8 @@ def test_a_file_of_names_that_is_no_text_is_refused_by_line(content, problem, tm
     ids=lambda value: value[-1][:40] if isinstance(value, list) else '',
 )  # fmt: skip
 def test_wrong_usage_is_said_before_the_work(arguments, message, command, clips, tmp_path, capsys):
-    (tmp_path / 'labels.txt').write_text('one\ntwo\n')
-    words = dict(CLIP=clips[0], OTHER=clips[1], LABELS=str(tmp_path / 'labels.txt'))
+    (tmp_path / 'labels.csv').write_text('one\ntwo\n')
+    words = dict(CLIP=clips[0], OTHER=clips[1], LABELS=str(tmp_path / 'labels.csv'))
     network = zip(command[:6:2], command[1:6:2], strict=True)
     options = [word for pair in network if pair[0] not in arguments for word in pair]
     with pytest.raises(SystemExit) as stopped:

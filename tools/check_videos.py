@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mmaction.datasets.transforms import DecordInit
-from rich.progress import track
 
-from mmsifa.apis.command_line import delimiter, print_any_text
+from mmsifa.apis.command_line import delimiter, exit_code, print_any_text, progress_bar
 from mmsifa.atomic_write import check_writable, open_unfinished, write_atomically
 from mmsifa.datasets.annotations import annotation_lines, read_annotations
 from mmsifa.datasets.checked import reason_of
@@ -52,7 +51,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
         '--with-offset', action='store_true', help='raw frames, lines "FOLDER OFFSET FRAMES LABEL"'
     )
     parser.add_argument(
-        '--filename-tmpl', help="raw frames' names, as in the config (what the first folder has)"
+        '--filename-tmpl',
+        type=frame_template,
+        help="raw frames' names, as in the config (what the first folder has)",
     )
     parser.add_argument(
         '--start-index', type=int, help='number of the first raw frame, as in the config (0 or 1)'
@@ -79,6 +80,19 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     return parser, args
 
 
+def frame_template(text: str) -> str:
+    """Take a template of frames' names that gives each number another name."""
+    try:
+        several = text.format(0) != text.format(1)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        several = False
+    if not several:
+        raise argparse.ArgumentTypeError(
+            f'expected a name with one place for the number, such as img_{{:05}}.jpg, got {text}'
+        )
+    return text
+
+
 def main(argv: list[str] | None = None) -> int:
     """Check a list; return the exit code."""
     parser, args = parse_args(argv)
@@ -95,16 +109,16 @@ def main(argv: list[str] | None = None) -> int:
     waiting = deque(videos)
     rows = open_unfinished(args.out_bad) if args.out_bad else None
     try:
-        for video, failure in track(
-            check(videos, args.workers, args.timeout, args.thorough), 'Decoding', total=len(videos)
-        ):
-            found[video] = failure
-            while waiting and waiting[0] in found:  # said at once, in the order of the list
-                if reason := found[named := waiting.popleft()]:
-                    print(f'{escape_path(str(named))}: {reason}', flush=True)
-                    if rows:
-                        rows.write(f'{escape_path(str(named))}\t{reason}\n'.encode())
-                        rows.flush()
+        decoded = check(videos, args.workers, args.timeout, args.thorough)
+        with progress_bar() as progress:
+            for video, failure in progress.track(decoded, len(videos), description='Decoding'):
+                found[video] = failure
+                while waiting and waiting[0] in found:  # said at once, in the order of the list
+                    if reason := found[named := waiting.popleft()]:
+                        print(f'{escape_path(str(named))}: {reason}', flush=True)
+                        if rows:
+                            rows.write(f'{escape_path(str(named))}\t{reason}\n'.encode())
+                            rows.flush()
     except KeyboardInterrupt:
         print('Interrupted; no list was written', file=sys.stderr)
         if rows:
@@ -240,4 +254,4 @@ def decode(video: Sample, thorough: bool, end: Connection) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(exit_code(main()))

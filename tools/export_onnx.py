@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from mmsifa.apis import class_names, load_config, load_recognizer
-from mmsifa.apis.command_line import ConfigOptions, print_any_text, torch_device
+from mmsifa.apis.command_line import ConfigOptions, exit_code, print_any_text, torch_device
 from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.export import Exporter, ExportError, check_config
@@ -90,7 +90,7 @@ def export(argv: list[str] | None = None) -> None:
     """Export the recognizer that the command line names."""
     print_any_text()
     parser, args = parse_args(argv)
-    console = Console(markup=False)
+    console = Console(markup=False, soft_wrap=True)
     try:
         check_writable(args.out)
         config = load_config(args.config, args.cfg_options)
@@ -144,4 +144,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(exit_code(main()))

@@ -10,7 +10,7 @@ from mmsifa.apis import (
     load_recognizer,
     video_pipeline,
 )
-from mmsifa.apis.command_line import add_recognizer_arguments, print_any_text
+from mmsifa.apis.command_line import add_recognizer_arguments, exit_code, print_any_text
 from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
 from mmsifa.inspection import inspect_video
@@ -68,3 +68,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == '__main__':
     main()
+    sys.exit(exit_code())

@@ -1,9 +1,10 @@
 """Make annotation lists of a folder of videos, FOLDER/CLASS/VIDEO, and split it in two."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from mmsifa.apis.command_line import delimiter, print_any_text
+from mmsifa.apis.command_line import delimiter, exit_code, print_any_text
 from mmsifa.datasets import split_class_folders, write_lists
 
 
@@ -46,3 +47,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == '__main__':
     main()
+    sys.exit(exit_code())

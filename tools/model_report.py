@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmsifa.analysis import DTYPES, Settings, chart, make_report, markdown
 from mmsifa.analysis.pages import around_markers
-from mmsifa.apis.command_line import print_any_text, progress_bar, torch_device
+from mmsifa.apis.command_line import exit_code, print_any_text, progress_bar, torch_device
 from mmsifa.atomic_write import write_atomically
 from mmsifa.text_files import escape_path
 
@@ -115,3 +115,4 @@ def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:
 
 if __name__ == '__main__':
     main()
+    sys.exit(exit_code())

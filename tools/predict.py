@@ -39,7 +39,7 @@ from mmsifa.apis import (
     predict_videos,
     video_pipeline,
 )
-from mmsifa.apis.command_line import add_recognizer_arguments, print_any_text
+from mmsifa.apis.command_line import add_recognizer_arguments, exit_code, print_any_text
 from mmsifa.apis.timeline import best_runs, clock
 from mmsifa.atomic_write import check_writable
 from mmsifa.checkpoint import CheckpointError
@@ -87,6 +87,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise an error if an output cannot be written from these videos."""
+    files = filter(None, (*args.videos, args.labels, args.config, args.checkpoint))
+    read = {Path(file).resolve() for file in files}
     for path in args.out:
         kind = path.suffix.lower()
         if kind not in OUTPUTS:
@@ -95,14 +97,25 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise ValueError(f'--out {path} is of one video, got {len(args.videos)} videos')
         if kind == '.png' and not args.sliding:
             raise ValueError(f'--out {path}, a timeline, needs --sliding SECONDS')
-        if path.resolve() in {Path(video).resolve() for video in args.videos}:
-            raise ValueError(f'--out {path} is one of the videos to read')
+        if path.resolve() in read:
+            raise ValueError(f'--out {path} is one of the files to read')
         check_writable(path)
+    if len({path.resolve() for path in args.out}) < len(args.out):
+        raise ValueError('each --out must be another file')
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict what the command line names; return the exit code."""
     print_any_text()
+    try:
+        return prepare_and_predict(argv)
+    except KeyboardInterrupt:
+        print('Interrupted', file=sys.stderr)
+        return 130
+
+
+def prepare_and_predict(argv: list[str] | None) -> int:
+    """Read the command line, load the network and predict."""
     parser, args = parse_args(argv)
     try:
         config = load_config(args.config, args.cfg_options)
@@ -112,9 +125,9 @@ def main(argv: list[str] | None = None) -> int:
         tables = [ResultTable(path, names) for path in args.out if path.suffix.lower() in TABLES]
     except (ValueError, CheckpointError, OSError) as error:
         parser.error(str(error))
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
+        console = Console(highlight=False, markup=False, soft_wrap=True, width=160)
     notes = [note, f'Class names: {source}', batch_note(args, config)]
     notes += [
         f'{escape_path(table.path)}: until all is done, {escape_path(table.unfinished.name)} has it'
@@ -153,7 +166,7 @@ class Outputs:
         for table in list(self.tables):
             if not self._try(table.path, partial(table.add, result, complete)):
                 self.tables.remove(table)
-                self.console.print(f'What came before is in {escape_path(table.unfinished)}')
+                self._say_unfinished(table)
 
     def draw(self, result: VideoResult, show: Callable[[int, int], None]) -> None:
         """Draw the timeline and the annotated video of a result."""
@@ -172,6 +185,14 @@ class Outputs:
         """Give the tables their names."""
         for table in self.tables:
             self._try(table.path, table.close, 'table')
+
+    def leave(self) -> None:
+        """Say where the rows of the tables are, which are not whole."""
+        for table in self.tables:
+            self._say_unfinished(table)
+
+    def _say_unfinished(self, table: ResultTable) -> None:
+        self.console.print(f'What came before is in {escape_path(table.unfinished)}')
 
     def _try(self, path: Path, write: Callable[[], None], what: str = '') -> bool:
         """Write something, and say what it is, or why it is not there."""
@@ -228,8 +249,10 @@ def predict(
                 '--cfg-options model.test_cfg.max_testing_views=6 needs less'
             )
             code = 3
-        finally:  # also when the model fails
-            outputs.close()
+        except BaseException:
+            outputs.leave()
+            raise
+    outputs.close()
     if failed or code:
         console.print(f'{read} of {len(args.videos)} videos were scored')
     return code or int(failed > 0 or outputs.failed)
@@ -252,10 +275,10 @@ def print_result(result: VideoResult, names: list[str], console: Console) -> Non
         for index, score in result.predictions[0].top():
             table.add_row('', f'{100 * score:5.1f} %', Text(names[index]))
     if table.row_count:
-        console.print(table)
+        console.print(table, soft_wrap=False)
     if result.error:
         console.print(f'  cannot be scored: {result.error}', style='red')
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(exit_code(main()))

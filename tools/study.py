@@ -21,7 +21,13 @@ import torch
 from mmsifa.analysis import Settings
 from mmsifa.analysis.pages import around_markers
 from mmsifa.apis import default_device
-from mmsifa.apis.command_line import ConfigOptions, print_any_text, progress_bar, torch_device
+from mmsifa.apis.command_line import (
+    ConfigOptions,
+    exit_code,
+    print_any_text,
+    progress_bar,
+    torch_device,
+)
 from mmsifa.atomic_write import write_atomically
 from mmsifa.configs import config_folder
 from mmsifa.study import (
@@ -167,3 +173,4 @@ def last_line(log: Path) -> str:
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()
+    sys.exit(exit_code())

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -37,9 +38,59 @@ class ConfigOptions(DictAction):
 
 
 def print_any_text() -> None:
-    """Let no character stop what is printed: those that the terminal lacks become escapes."""
+    """Let nothing that is printed stop the work.
+
+    Characters that the terminal lacks become escapes. Where nobody reads any longer, as after
+    ``| head -1``, or the disk is full, what is printed gets lost and the work goes on.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f'__{name}__') and type(stream) is io.TextIOWrapper:
+            options = stream.encoding, stream.errors, None
+            buffering = stream.line_buffering, stream.write_through
+            stream = _Console(stream.detach(), *options, *buffering)
+            setattr(sys, name, stream)
+            setattr(sys, f'__{name}__', stream)
+
+
+class _Console(io.TextIOWrapper):
+    """A standard stream that does not fail."""
+
+    lost = False
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if self is sys.stdout:
+            print(f'Nothing more can be printed ({error}); the work goes on', file=sys.stderr)
+
+
+def exit_code(code: int = 0) -> int:
+    """Return a program's exit code: 1 where all went well and what it printed was lost.
+
+    Args:
+        code: Its exit code otherwise. Defaults to 0.
+    """
+    if sys.stdout:
+        sys.stdout.flush()
+    return code or int(getattr(sys.stdout, 'lost', False))
 
 
 def delimiter(text: str) -> str:
@@ -80,6 +131,7 @@ def progress_bar(speed_estimate_period: float = 30) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         speed_estimate_period=speed_estimate_period,
+        redirect_stdout=Console().is_terminal,  # else what is printed would go to stderr, too
     )
 
 
