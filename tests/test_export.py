@@ -25,7 +25,6 @@ from torch import nn
 import mmsifa
 from mmsifa.apis import load_config
 from mmsifa.atomic_write import check_writable, write_atomically
-from mmsifa.datasets import UnreadableVideoError
 from mmsifa.export import Exporter, ExportError, check_config
 from mmsifa.export.clips import Sampler
 from mmsifa.export.comparison import make_checks
@@ -35,7 +34,7 @@ from mmsifa.export.preprocess import Preprocess
 from mmsifa.export.scorer import Scorer, unsupported_reason
 from mmsifa.models import SIFA
 from mmsifa.ops import inter_frame_attention as op
-from mmsifa.video import VideoReader, VideoWriter
+from mmsifa.video import UnreadableVideoError, VideoReader, VideoWriter
 
 NET = dict(stage_blocks=(1, 1, 1, 2), base_channels=4, dual_path=True)
 CROPPED = [

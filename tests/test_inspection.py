@@ -16,7 +16,6 @@ from mmengine.dataset import Compose
 from torch import nn
 
 from mmsifa.apis import load_config
-from mmsifa.datasets.checked import UnreadableVideoError
 from mmsifa.inspection import Inspection, LayerAttention, capture_attention, inspect_video
 from mmsifa.inspection.capture import frames_of_features
 from mmsifa.inspection.figure import (
@@ -30,7 +29,7 @@ from mmsifa.inspection.positions import choose_positions
 from mmsifa.inspection.video import one_view_pipeline
 from mmsifa.models import SIFA, SIFANet, SIFAPlugin, SIFATransformer
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
-from mmsifa.video import VideoWriter
+from mmsifa.video import UnreadableVideoError, VideoWriter
 from tools.inspect_attention import main
 
 OPTIONS = {

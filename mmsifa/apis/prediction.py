@@ -19,8 +19,8 @@ from mmsifa.apis.video_reader import (
     video_pipeline,
     video_samples,
 )
-from mmsifa.datasets import UnreadableVideoError
 from mmsifa.datasets.class_folders import VIDEO_SUFFIXES
+from mmsifa.video import UnreadableVideoError
 
 
 @dataclass(eq=False)

@@ -1,7 +1,7 @@
 """Data: checked and drawn data sets, tasks and clip augmentations, in MMAction2's registries."""
 
 from .annotations import AnnotationError, annotation_lines, read_annotations
-from .checked import CheckedRawframeDataset, CheckedVideoDataset, UnreadableVideoError
+from .checked import CheckedRawframeDataset, CheckedVideoDataset
 from .class_folders import ClassFolders, split_class_folders, write_lists
 from .fault_tolerant import FaultTolerant, FaultTolerantRawframeDataset, FaultTolerantVideoDataset
 from .order_tasks import PanningCrop, PlayOrder, PlaySpeed
@@ -25,7 +25,6 @@ __all__ = [
     'PlaySpeed',
     'Scene',
     'SyntheticClips',
-    'UnreadableVideoError',
     'annotation_lines',
     'draw_sprite',
     'draw_texture',

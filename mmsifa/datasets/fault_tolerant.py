@@ -8,9 +8,9 @@ from mmsifa.datasets.checked import (
     CheckedRawframeDataset,
     CheckedVideoDataset,
     NamesUnreadable,
-    UnreadableVideoError,
 )
 from mmsifa.text_files import escape_path
+from mmsifa.video import UnreadableVideoError
 
 
 class FaultTolerant(NamesUnreadable):

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmsifa.datasets.annotations import annotation_lines
-from mmsifa.datasets.checked import UnreadableVideoError, frame_failure
+from mmsifa.datasets.checked import frame_failure
+from mmsifa.video import UnreadableVideoError
 
 _NUMBERED = re.compile(r'(.*?)(\d+)(\.(?:jpe?g|png|bmp|webp|tiff?))', re.IGNORECASE | re.DOTALL)
 

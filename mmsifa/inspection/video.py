@@ -14,10 +14,11 @@ from mmengine.registry import init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmsifa.datasets.checked import PROGRAMMING_ERRORS, UnreadableVideoError, reason_of
+from mmsifa.datasets.checked import PROGRAMMING_ERRORS, reason_of
 from mmsifa.inspection.capture import capture_attention, sifa_layers
 from mmsifa.inspection.records import Inspection
 from mmsifa.text_files import escape_path
+from mmsifa.video import UnreadableVideoError
 
 
 def inspect_video(
