@@ -1,5 +1,7 @@
 """Where the configs of a package are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,3 +29,22 @@ def config_folder(package: str = 'mmsifa') -> Path:
     root = Path(spec.origin).parent
     installed = root / '.mim' / 'configs'
     return installed if installed.is_dir() else root.parent / 'configs'
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Say in words that what a config holds cannot be read, or nothing be built from it.
+
+    Raises:
+        ValueError: In place of what MMEngine and MMAction2 raise.
+
+    Example:
+        >>> with config_errors():
+        ...     {}['type']
+        Traceback (most recent call last):
+        ValueError: the config cannot be used (KeyError: 'type')
+    """
+    try:
+        yield
+    except (AssertionError, AttributeError, ImportError, LookupError, TypeError) as error:
+        raise ValueError(f'the config cannot be used ({type(error).__name__}: {error})') from error

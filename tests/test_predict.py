@@ -45,6 +45,8 @@ from mmsifa.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
+import export_onnx  # noqa: E402
+import inspect_attention  # noqa: E402
 import predict  # noqa: E402
 
 SMALL = {
@@ -576,6 +578,11 @@ def test_a_file_of_names_that_is_no_text_is_refused_by_line(content, problem, tm
         (['CLIP', '--cfg-options', 'test_pipeline.x.y=1'], 'has no place in the config'),
         (['CLIP', '--cfg-options', 'model.type.x=1'], 'has no place in the config'),
         (['CLIP', '--cfg-options', 'model.backbone.stage_blocks.0=1'], 'has no place in the con'),
+        (
+            ['CLIP', '--cfg-options', 'test_pipeline.1.num_clips=3'],
+            'test_pipeline.1.num_clips changes nothing, since the data loader has a pipeline of '
+            'its own: give test_dataloader.dataset.pipeline.1.num_clips',
+        ),
         (['CLIP', '--checkpoint', 'none.pth'], 'none.pth'),
         (['CLIP', '--device', 'tpu9'], 'PyTorch cannot use tpu9 here'),
         (['CLIP', '--cfg-options', 'model.backbone.foo=1'], 'of the config cannot be built'),
@@ -615,6 +622,39 @@ def test_wrong_usage_is_said_before_the_work(arguments, message, command, clips,
         predict.main([*(words.get(word, word) for word in arguments), *options])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        'test_dataloader=3',
+        'test_dataloader.batch_size=x',
+        'test_dataloader.dataset=3',
+        'test_dataloader.dataset.pipeline=3',
+        'test_dataloader.dataset.pipeline.0.type=Foo',
+        'test_dataloader.dataset.pipeline.1=3',
+        'test_dataloader.dataset.pipeline.3.scale=x',
+        'model.backbone=3',
+        'model.cls_head=3',
+        'model.cls_head.num_classes=x',
+        'model.test_cfg=3',
+        'model.test_cfg.max_testing_views=x',
+        'default_scope=3',
+    ],
+)
+def test_a_wrong_value_in_the_config_is_said_in_words(option, command, clips, tmp_path, capsys):
+    """By the tools that score, before the work."""
+    network = dict(zip(command[:4:2], command[1:4:2], strict=True))
+    files = [network['--config'], network['--checkpoint'], str(tmp_path / 'o.onnx')]
+    for tool, arguments in (
+        (predict, [clips[0], *command[:6]]),
+        (inspect_attention, [clips[0], *command[:6], '--out', str(tmp_path / 'pages')]),
+        (export_onnx, [*files, '--video', clips[0]]),
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            tool.main([*arguments, '--cfg-options', *command[7:], option])
+        assert ': error: ' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_are_searched_and_must_have_videos(tmp_path):

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmsifa.configs import config_errors
 from mmsifa.text_files import read_lines
 
 SHIPPED = Path(__file__).parent / 'labels'
 
 
+@config_errors()
 def class_names(config: Config, file: str | Path | None = None) -> tuple[list[str], str]:
     """Return a name for each class of a recognizer.
 

@@ -1,6 +1,7 @@
 """Recognizers from configs and checkpoints, for tools that use a trained model."""
 
 import textwrap
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from mmaction.apis import init_recognizer
 from mmengine.config import Config
 from torch import nn
 
-from mmsifa.configs import config_folder
+from mmsifa.configs import config_errors, config_folder
 from mmsifa.models.weights import load_fitting_weights
 
 
@@ -57,6 +58,27 @@ def load_config(name: str | Path, options: dict | None = None) -> Config:
     change_config(config, options or {})
     if not isinstance(config.get('model'), dict):
         raise ValueError(f'the config {name} has no model: give the config of a recognizer')
+    for key, kind in (
+        ('model.cls_head', dict),
+        ('model.test_cfg', dict),
+        ('model.test_cfg.max_testing_views', int),
+        ('test_dataloader', dict),
+        ('test_dataloader.batch_size', int),
+        ('test_dataloader.dataset', dict),
+    ):
+        value = reduce(lambda part, name: (part or {}).get(name), key.split('.'), config)
+        if not isinstance(value, kind | None):
+            raise ValueError(
+                f'{key} of the config {name} must be of type {kind.__name__}, got {value!r}'
+            )
+    for key in options or {}:
+        split, pipeline, place = key.partition('_pipeline')
+        loader = config.get(f'{split}_dataloader') if pipeline else None
+        if loader and 'pipeline' in loader.get('dataset', {}):
+            raise ValueError(
+                f'{key} changes nothing, since the data loader has a pipeline of its own: give '
+                f'{split}_dataloader.dataset.pipeline{place}'
+            )
     return config
 
 
@@ -107,8 +129,9 @@ def load_recognizer(
         ValueError: If the config's model cannot be built.
     """
     try:
-        model = init_recognizer(config, device=device)
-    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        with config_errors():
+            model = init_recognizer(config, device=device)
+    except ValueError as error:
         raise ValueError(f'the model of the config cannot be built: {error}') from error
     load_fitting_weights(model, str(checkpoint))
     return model

@@ -20,8 +20,10 @@ from mmaction.utils import get_str_type
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 
+from mmsifa.configs import config_errors
 from mmsifa.datasets.checked import reason_of
 from mmsifa.video import UnreadableVideoError, VideoReader, tolerance
 
@@ -39,6 +41,7 @@ class Window(NamedTuple):
     end: float
 
 
+@config_errors()
 def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
     """Return the steps by which a config tests, for video files.
 
@@ -52,7 +55,8 @@ def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
         changed, if anything was.
 
     Raises:
-        ValueError: If the recognizer takes no RGB videos or gives no probabilities of classes.
+        ValueError: If the recognizer takes no RGB videos or gives no probabilities of classes, or
+            a step cannot be built.
     """
     loader = config.get('test_dataloader')
     dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
@@ -90,6 +94,8 @@ def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
         steps[decode] = dict(type='DecordDecode')
         inits = [step for step, kind in zip(steps, types, strict=True) if kind.endswith('Init')]
         steps = [dict(type='DecordInit'), *(step for step in steps if step not in inits)]
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmaction')):
+        Compose(steps)  # refuses what cannot be built
     note = 'The config tests on raw frames; here they are read from the videos' if raw else None
     return steps, note
 

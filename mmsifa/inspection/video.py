@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmsifa.configs import config_errors
 from mmsifa.datasets.checked import PROGRAMMING_ERRORS, reason_of
 from mmsifa.inspection.capture import capture_attention, sifa_layers
 from mmsifa.inspection.records import Inspection
@@ -96,6 +97,7 @@ def inspect_video(
     )
 
 
+@config_errors()
 def one_view_pipeline(config: Config) -> list[dict]:
     """Make a config's test pipeline one of a single clip and crop of a video file.
 
