@@ -290,6 +290,10 @@ def test_tables_and_chart_show_the_report(reported, tool):
 
 def test_what_cannot_be_done_is_said_before_the_work(tool, tmp_path, capsys):
     (tmp_path / 'page.md').write_text('no markers')
+    (tmp_path / 'taken/report.md').mkdir(parents=True)
+    for name, content in (('broken', '{"models'), ('other', '[3]')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'report.json').write_text(content)
     for options, message in (
         ((), 'give configs: there is no'),
         (('a', '--rounds', '-1'), '--rounds must be 0 or more, got -1'),
@@ -297,6 +301,9 @@ def test_what_cannot_be_done_is_said_before_the_work(tool, tmp_path, capsys):
         (('a', '--page', tmp_path / 'page.md'), 'page.md must have each marker once'),
         (('a', 'b/a.py'), 'each config needs a label of its own'),
         (('a', '--out', tmp_path / 'page.md'), 'page.md is a file'),
+        (('a', '--out', tmp_path / 'taken'), 'report.md cannot be written: a folder of this name'),
+        (('--out', tmp_path / 'broken'), 'report.json is no report of this tool'),
+        (('--out', tmp_path / 'other'), 'report.json is no report of this tool'),
     ):
         out = () if '--out' in options else ('--out', tmp_path / 'none')
         with pytest.raises(SystemExit) as exit_:

@@ -321,6 +321,8 @@ def test_processes_of_a_cluster_share_the_runs(tool, tmp_path, monkeypatch, caps
         (['--only', '*-sifa-0', 'sifa'], 'no run is like sifa: expected TASK-MODEL-SEED'),
         (['--quick'], 'has a full study, not a quick one: name another folder'),
         (['--cfg-options', 'learning_rate=1'], 'learning_rate has no effect as an option'),
+        (['--cfg-options', 'model=1'], 'the config cannot be used (AttributeError'),
+        (['--cfg-options', 'train_dataloader.dataset=1'], 'the config cannot be used (Attrib'),
         (['--jobs', '0'], '--jobs must be 1 or more, got 0'),
         (['--videos', 'nowhere'], '--videos must be a folder, and nowhere is none'),
         (['--report-only'], 'there is no result to report in'),

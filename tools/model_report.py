@@ -13,7 +13,7 @@ from pathlib import Path
 from mmsifa.analysis import DTYPES, Settings, chart, make_report, markdown
 from mmsifa.analysis.pages import around_markers
 from mmsifa.apis.command_line import exit_code, print_any_text, progress_bar, torch_device
-from mmsifa.atomic_write import write_atomically
+from mmsifa.atomic_write import check_writable, write_atomically
 from mmsifa.text_files import escape_path
 
 START = '<!-- report: written by tools/model_report.py -->'
@@ -54,7 +54,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--rounds must be 0 or more, got {args.rounds}')
     if args.out.exists() and not args.out.is_dir():
         parser.error(f'--out must be a folder, and {args.out} is a file')
+    stored = args.out / 'report.json'
+    outputs = [stored, args.out / 'report.md', args.out / 'report.png', args.page]
     try:
+        for path in filter(None, outputs):
+            check_writable(path)  # before all is measured
         configs = dict(map(label_and_config, args.configs))
         page = args.page and around_markers(
             args.page.read_text('utf-8'), str(args.page), START, END
@@ -64,12 +68,15 @@ def main(argv: list[str] | None = None) -> None:
     if len(configs) < len(args.configs):
         parser.error('each config needs a label of its own: LABEL=CONFIG')
 
-    stored = args.out / 'report.json'
     if configs:
         report = measure(configs, args)
         write_atomically(stored, json.dumps(report, indent=1, allow_nan=False) + '\n')
     elif stored.is_file():
-        report = json.loads(stored.read_text())
+        try:
+            report = json.loads(stored.read_text())
+            tables = markdown(report)
+        except (LookupError, OSError, TypeError, ValueError) as error:
+            parser.error(f'{stored} is no report of this tool ({type(error).__name__}: {error})')
     else:
         parser.error(f'give configs: there is no {stored} to draw anew')
 

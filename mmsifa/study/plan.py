@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmsifa.apis import change_config, find_videos
 from mmsifa.atomic_write import write_atomically
+from mmsifa.configs import config_errors
 
 # Files of configs/study/models and what their networks are called.
 MODELS = {
@@ -128,6 +129,7 @@ class Study:
         """Return the file of a run's weights."""
         return self.folder(run) / 'epoch_1.pth'
 
+    @config_errors()
     def config(self, run: Run) -> Config:
         """Put the config of a run together.
 
@@ -139,7 +141,7 @@ class Study:
 
         Raises:
             ValueError: If there are no videos for a task that needs them, or an option has no place
-                or changes a variable that entries were made of.
+                or a wrong value, or changes a variable that entries were made of.
         """
         config = Config.fromfile(self.configs / 'tasks' / f'{run.task}.py')
         config.merge_from_dict(
