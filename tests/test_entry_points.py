@@ -105,6 +105,15 @@ def test_learning_curve_needs_a_run(trained, tmp_path, run):
     done = run('python', 'tools/plot_learning_curve.py', tmp_path, check=False)
     assert done.returncode == 1
     assert 'holds no training run: expected TIME/vis_data/scalars.json' in done.stdout
+    for options, said in (
+        (['--metric', 'nope'], 'no metric nope, what it validated is: acc/'),
+        (['--out', tmp_path / 'x.foo'], "Format 'foo' is not supported"),
+        (['--out', tmp_path / 'none/x.png'], 'No such file or directory'),
+    ):
+        done = run('python', 'tools/plot_learning_curve.py', trained, *options, check=False)
+        assert (done.returncode, 'Traceback' in done.stdout) == (1, False)
+        assert said in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ['curve.png']
 
 
 def test_mmaction2s_inference_api_works(trained, motion_data):

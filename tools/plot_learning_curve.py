@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+METRIC = 'acc/top1'
+
 
 def read_scalars(work_dir: Path) -> list[dict]:
     """Read what the newest run in a work folder logged, in order.
@@ -32,15 +34,24 @@ def read_scalars(work_dir: Path) -> list[dict]:
 
 
 def plot(scalars: list[dict], metric: str, out: Path) -> None:
-    """Draw the loss and a validation metric over the epochs into a PNG file.
+    """Draw the loss and a validation metric over the epochs.
 
     Args:
         scalars: What :func:`read_scalars` gives.
         metric: Name of the validation metric, a share between 0 and 1.
-        out: The file to write.
+        out: The file to write, of a kind that Matplotlib knows.
+
+    Raises:
+        ValueError: If the run was validated by other metrics, or the file's kind is unknown.
+        OSError: If the file cannot be written.
     """
     train = [line for line in scalars if 'loss' in line]
     val = [line for line in scalars if metric in line]
+    known = {key for line in scalars if 'loss' not in line for key in line}
+    known -= {'step', 'time', 'data_time'}
+    if not val and (known or metric != METRIC):
+        names = ', '.join(sorted(known)) or 'none'
+        raise ValueError(f'the run logged no metric {metric}, what it validated is: {names}')
     epoch_length = max(line['iter'] / line['epoch'] for line in train)
     figure, (loss_axes, metric_axes) = plt.subplots(
         2, 1, sharex=True, figsize=(7, 6), layout='constrained'
@@ -62,23 +73,25 @@ def plot(scalars: list[dict], metric: str, out: Path) -> None:
     metric_axes.set_xlabel('epoch')
     for axes in (loss_axes, metric_axes):
         axes.grid(alpha=0.3)
-    figure.savefig(out, dpi=150)
-    plt.close(figure)
+    try:
+        figure.savefig(out, dpi=150)
+    finally:
+        plt.close(figure)
 
 
 def main() -> None:
     """Draw the curve of the run that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path, help='the folder that training wrote into')
-    parser.add_argument('--metric', default='acc/top1', help='validation metric to draw')
+    parser.add_argument('--metric', default=METRIC, help='validation metric to draw')
     parser.add_argument('--out', type=Path, help='default: WORK_DIR/learning_curve.png')
     args = parser.parse_args()
     out = args.out or args.work_dir / 'learning_curve.png'
     try:
         scalars = read_scalars(args.work_dir)
-    except FileNotFoundError as error:
+        plot(scalars, args.metric, out)
+    except (OSError, ValueError) as error:
         parser.exit(1, f'{parser.prog}: {error}\n')
-    plot(scalars, args.metric, out)
     print(f'The learning curve is saved at {out}.')
 
 
