@@ -772,6 +772,8 @@ def test_any_file_name_is_scored_and_written_so_that_it_can_be_read(command, cli
         env=dict(os.environ, PYTHONIOENCODING='ascii', OMP_NUM_THREADS='1'),
     )
     assert r'b_\xca\xd3\u01b5.mp4' in done.stdout  # the last two bytes are a letter
+    assert 'INFO - Loads checkpoint' in done.stdout
+    assert 'Logging error' not in done.stdout
     rows = list(csv.DictReader((tmp_path / 'o.csv').open(encoding='utf-8')))
     lines = [json.loads(line) for line in (tmp_path / 'o.jsonl').read_text('utf-8').splitlines()]
     for written in ([row['video'] for row in rows[::5]], [line['video'] for line in lines]):

@@ -2,12 +2,14 @@
 
 import argparse
 import io
+import logging
 import os
 import sys
 from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -48,17 +50,22 @@ def print_any_text() -> None:
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
         if stream is getattr(sys, f'__{name}__') and type(stream) is io.TextIOWrapper:
-            options = stream.encoding, stream.errors, None
-            buffering = stream.line_buffering, stream.write_through
-            stream = _Console(stream.detach(), *options, *buffering)
-            setattr(sys, name, stream)
-            setattr(sys, f'__{name}__', stream)
+            stream.flush()
+            setattr(sys, name, _Console(stream))
 
 
 class _Console(io.TextIOWrapper):
-    """A standard stream that does not fail."""
+    """A standard stream that does not fail, in place of one that others may still hold."""
 
     lost = False
+
+    def __init__(self, stream: io.TextIOWrapper):
+        options = stream.encoding, stream.errors, None
+        super().__init__(stream.buffer, *options, stream.line_buffering, stream.write_through)
+        self.before = stream  # which closes the buffer when it goes
+        for handler in MMLogger.get_current_instance().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+                handler.setStream(self)
 
     def write(self, text: str) -> int:
         try:
