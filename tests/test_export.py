@@ -208,6 +208,7 @@ def test_file_tells_how_to_use_it(exported, motion_data):
         sampling='8 frames, every other',
         clip_len='8',
         frame_interval='2',
+        multi_class='False',
         average_clips='prob',
     )
     assert sorted(path.name for path in folder.iterdir()) == [
