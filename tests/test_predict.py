@@ -157,7 +157,7 @@ def test_damaged_videos_are_named_and_cost_nothing_else(command, clips, motion_d
     assert done.returncode == 1
     for name in ('cut', 'empty', 'page'):
         assert re.search(rf'{name}.mp4\n  cannot be scored: .+\n', done.stdout)
-    assert 'empty.mp4\n  cannot be scored: the file is empty' in done.stdout
+    assert 'empty.mp4\n  cannot be scored: DecordInit: the file is empty' in done.stdout
     assert 'deep' in done.stdout
     assert '2 of 5 videos were scored' in done.stdout
     assert re.search(rf'{Path(clips[0]).name}\n(  +\d+\.\d %  [a-z]+ *\n){{5}}', done.stdout)

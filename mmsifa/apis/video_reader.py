@@ -214,21 +214,19 @@ def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
         for item in target(*args):
             end.send_bytes(pickle.dumps((False, item)))
     except Exception as raised:
-        error = (
-            raised
-            if isinstance(raised, UnreadableVideoError)
-            else UnreadableVideoError(_reason(raised))
-        )
+        error = UnreadableVideoError(_reason(raised))
     end.send_bytes(pickle.dumps((True, error)))
 
 
 def _reason(error: Exception) -> str:
-    """Why a video failed, with the pipeline's step that raised the error."""
-    step = type(error).__name__
+    """Why a video failed, with the pipeline's step that raised the error, if one did."""
+    step = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if isinstance(owner := frame.f_locals.get('self'), BaseTransform):
             step = type(owner).__name__
-    return reason_of(step, error)
+    if step is None and isinstance(error, UnreadableVideoError):
+        return str(error)
+    return reason_of(step or type(error).__name__, error)
 
 
 def video_samples(
