@@ -43,7 +43,8 @@ def test_mmaction_formats_and_packs_the_clips(task):
     assert packed['inputs'].dtype == torch.uint8
     sample = packed['data_samples']
     assert sample.gt_label.tolist() == [3]
-    assert sample.metainfo == dict(img_shape=(48, 48), displacement=3.0, sample_idx=7)
+    asked = dict(img_shape=(48, 48), displacement=3.0, sample_idx=7)
+    assert sample.metainfo == asked | dict(num_clips=1, clip_len=5)
     frames = clips.scene(7).render()
     np.testing.assert_array_equal(packed['inputs'][0], frames.transpose(3, 0, 1, 2))
 
