@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -716,6 +717,17 @@ predict.main(sys.argv[1:])
 """
 
 
+def processes():
+    return [path for path in Path('/proc').iterdir() if path.name.isdigit()]
+
+
+def cmdline(process):
+    try:
+        return (process / 'cmdline').read_bytes()
+    except OSError:  # it has ended
+        return b''
+
+
 def test_what_was_predicted_is_in_the_file_when_the_process_is_killed(
     command, clips, tmp_path, run
 ):
@@ -723,6 +735,10 @@ def test_what_was_predicted_is_in_the_file_when_the_process_is_killed(
     options = ['--batch-size', '1', '--sliding', '0.5']  # two windows of each video
     done = run('python', '-c', KILLED, *clips[:2], *command, *outputs, *options, check=False)
     assert done.returncode == -signal.SIGKILL
+    patience = time.monotonic() + 30
+    while left := [pid for pid in processes() if str(tmp_path).encode() in cmdline(pid)]:
+        assert time.monotonic() < patience, left
+        time.sleep(0.1)
     said = re.findall(r'/o\.\w+: until all is done, (\S+) has it', done.stdout)
     assert {*said, '00000_left.mp4.timeline.png'} == {path.name for path in tmp_path.iterdir()}
     rows = list(csv.DictReader((tmp_path / said[0]).open()))

@@ -5,10 +5,11 @@ import pickle
 import signal
 import stat
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,6 +205,7 @@ def read_by_worker(target: Callable[..., Iterator], video: str | Path, *args: An
 def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
     """Send what a generator yields, as (False, item), and how it ended, as (True, error)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)  # the decoder's own words
@@ -216,6 +218,13 @@ def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
     except Exception as raised:
         error = UnreadableVideoError(_reason(raised))
     end.send_bytes(pickle.dumps((True, error)))
+
+
+def _end_with_the_main_process() -> None:
+    """Do not wait for ever to send to a process that was killed."""
+    if main := parent_process():
+        main.join()
+        os._exit(1)
 
 
 def _reason(error: Exception) -> str:
