@@ -76,7 +76,6 @@ class VideoReader:
         self._num_threads = num_threads
         self._reformatter = VideoReformatter()
         self._lock = threading.Lock()
-        self._recent: deque[Any] = deque()  # frames, where going back costs a new start
         self._open()
         self._length, self._stamps, seconds, last = self._index()
         self._position = self._length  # at the end of the file
@@ -164,6 +163,8 @@ class VideoReader:
             raise UnreadableVideoError('its frames have one pixel, expected more')
         self._frames = _frames(self._container, self._stream)
         self._position = -1  # of the last frame decoded
+        # Frames, where going back costs a new start
+        self._recent = deque[Any](maxlen=max(1, _RECENT // (2 * self._size[0] * self._size[1])))
 
     def _index(self) -> tuple[int, list[int] | None, list[float], float]:
         """Count the frames.
@@ -243,7 +244,6 @@ class VideoReader:
             return self._recent[index - self._position - 1]
         if self._position >= index:
             self._open()
-            self._recent = deque(maxlen=max(1, _RECENT // (2 * self._size[0] * self._size[1])))
         for frame in self._frames:
             self._position += 1
             self._recent.append(frame)
