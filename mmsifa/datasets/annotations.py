@@ -249,5 +249,5 @@ def _number(what: str, text: str, smallest: int, largest: int) -> int:
 
 
 def _short(text: str) -> str:
-    """The text as Python writes it, harmless in a terminal, and cut if it is long."""
-    return repr(text if len(text) <= 80 else text[:77] + '...')
+    """The text as Python writes it, harmless in a terminal; a long one without its middle."""
+    return repr(text if len(text) <= 80 else f'{text[:30]}...{text[-47:]}')
