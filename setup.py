@@ -94,7 +94,10 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmsifa', 'mmsifa.*']),
-    package_data={'mmsifa.apis': ['labels/*'], 'mmsifa.inspection': ['templates/*']},
+    package_data={
+        'mmsifa.apis.prediction': ['labels/*'],
+        'mmsifa.apis.inspection': ['templates/*'],
+    },
     **cpu_extension(),
     # MMEngine, MMCV (or mmcv-lite) and MMAction2 come first, by tools/setup_env.sh or the user's
     # own way: MMAction2 1.2.0 asks for packages that clash with maintained ones (constraints.txt).

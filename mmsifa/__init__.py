@@ -1,7 +1,7 @@
 """Stand-Alone Inter-Frame Attention (SIFA, CVPR 2022) for MMAction2.
 
-Importing this package mends the gaps of the upstream releases (:mod:`mmsifa.compat`) and registers
-the backbones, heads, transforms and metrics with MMAction2; nothing else happens here.
+Importing it patches MMAction2 and MMEngine (:mod:`mmsifa.engine.patches`) and registers backbones,
+heads, transforms, hooks and metrics with MMAction2.
 """
 
 from importlib.util import find_spec
@@ -15,11 +15,22 @@ if missing:
         "pip install 'mmsifa[runtime]' decord2 opencv-python-headless"
     )
 
-from mmsifa import compat  # noqa: E402
+from mmsifa.engine import patches  # noqa: E402
 
-compat.apply()
+patches.apply()
 
-from mmsifa import datasets, engine, evaluation, models, ops  # noqa: E402
+from mmsifa import datasets, evaluation, models, ops  # noqa: E402
+from mmsifa.engine import fsdp, hooks, loops  # noqa: E402
 from mmsifa.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'compat', 'datasets', 'engine', 'evaluation', 'models', 'ops']
+__all__ = [
+    '__version__',
+    'datasets',
+    'evaluation',
+    'fsdp',
+    'hooks',
+    'loops',
+    'models',
+    'ops',
+    'patches',
+]

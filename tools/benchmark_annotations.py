@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     text = ''.join(f'{json.dumps(result | host, allow_nan=False)}\n' for result in results)
     print(text, end='')
     if args.out:
-        from mmsifa.atomic_write import write_atomically
+        from mmsifa.fileio.atomic_write import write_atomically
 
         write_atomically(args.out, text)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from mmsifa import __version__
-from mmsifa.analysis import clip_of, processor_name
+from mmsifa.apis.analysis import clip_of, processor_name
 from mmsifa.models import SIFA
 from mmsifa.ops import BACKENDS, inter_frame_attention
 

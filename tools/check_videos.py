@@ -22,13 +22,13 @@ from typing import Any
 
 from mmaction.datasets.transforms import DecordInit
 
-from mmsifa.apis.command_line import delimiter, exit_code, print_any_text, progress_bar
-from mmsifa.atomic_write import check_writable, open_unfinished, write_atomically
+from mmsifa.commands.options import delimiter, exit_code, print_any_text, progress_bar
 from mmsifa.datasets.annotations import annotation_lines, read_annotations
 from mmsifa.datasets.checked import reason_of
 from mmsifa.datasets.raw_frames import RawFrames, check_raw_frames, frame_names, lists_folders
-from mmsifa.text_files import escape_path
-from mmsifa.video import check_frames
+from mmsifa.fileio.atomic_write import check_writable, open_unfinished, write_atomically
+from mmsifa.fileio.text_files import escape_path
+from mmsifa.fileio.video import check_frames
 
 Sample = str | RawFrames  # a video's path, or the frames of one
 

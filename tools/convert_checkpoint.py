@@ -12,9 +12,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, save_checkpoint
 
 import mmsifa
-from mmsifa.checkpoint import CheckpointError
-from mmsifa.configs import config_folder
-from mmsifa.convert import Conversion, convert_release
+from mmsifa.apis.conversion import Conversion, convert_release
+from mmsifa.checkpoints.load import CheckpointError
+from mmsifa.fileio.config_files import config_folder
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def save(converted: Conversion, out: Path) -> None:
-    """Write a checkpoint as MMEngine does, whole or not at all (:mod:`mmsifa.compat`)."""
+    """Write a checkpoint as MMEngine does, whole or not at all (:mod:`mmsifa.engine.patches`)."""
     meta = dict(
         cfg=Config(dict(model=converted.model)).pretty_text,
         time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),

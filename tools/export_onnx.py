@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 
 from mmsifa.apis import class_names, load_config, load_recognizer
-from mmsifa.apis.command_line import ConfigOptions, exit_code, print_any_text, torch_device
-from mmsifa.atomic_write import check_writable
-from mmsifa.checkpoint import CheckpointError
-from mmsifa.export import Exporter, ExportError, check_config
-from mmsifa.export.recognizer import TOLERANCE
-from mmsifa.text_files import escape_path
+from mmsifa.apis.export import Exporter, ExportError, check_config
+from mmsifa.apis.export.exporter import TOLERANCE
+from mmsifa.checkpoints.load import CheckpointError
+from mmsifa.commands.options import ConfigOptions, exit_code, print_any_text, torch_device
+from mmsifa.fileio.atomic_write import check_writable
+from mmsifa.fileio.text_files import escape_path
 
 
 def share(text: str) -> float:

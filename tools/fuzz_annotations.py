@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     from mmengine.logging import MMLogger
 
-    from mmsifa.atomic_write import write_atomically
+    from mmsifa.fileio.atomic_write import write_atomically
 
     MMLogger.get_instance('fuzz', log_level='ERROR')  # repeated samples are no news here
     rng = random.Random(args.seed)

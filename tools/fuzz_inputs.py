@@ -32,9 +32,9 @@ from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.registry import DefaultScope
 from rich.progress import track
 
-from mmsifa.atomic_write import write_atomically
-from mmsifa.checkpoint import CheckpointError, safe_loading
-from mmsifa.convert import _released_name, _released_shape, convert_release
+from mmsifa.apis.conversion import _released_name, _released_shape, convert_release
+from mmsifa.checkpoints.load import CheckpointError, safe_loading
+from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.models.weights import load_2d_swin_weights, load_2d_weights
 from mmsifa.ops import BACKENDS, inter_frame_attention
 

@@ -10,13 +10,13 @@ from mmsifa.apis import (
     load_recognizer,
     video_pipeline,
 )
-from mmsifa.apis.command_line import add_recognizer_arguments, exit_code, print_any_text
-from mmsifa.atomic_write import check_writable
-from mmsifa.checkpoint import CheckpointError
-from mmsifa.inspection import inspect_video
-from mmsifa.inspection.capture import sifa_layers
-from mmsifa.inspection.figure import write_summary
-from mmsifa.inspection.page import write_page
+from mmsifa.apis.inspection import inspect_video
+from mmsifa.apis.inspection.capture import sifa_layers
+from mmsifa.apis.inspection.figure import write_summary
+from mmsifa.apis.inspection.interactive_page import write_page
+from mmsifa.checkpoints.load import CheckpointError
+from mmsifa.commands.options import add_recognizer_arguments, exit_code, print_any_text
+from mmsifa.fileio.atomic_write import check_writable
 
 
 def main(argv: list[str] | None = None) -> None:

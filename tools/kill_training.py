@@ -30,7 +30,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint
 from rich.progress import Progress
 
-from mmsifa.atomic_write import UNFINISHED, write_atomically
+from mmsifa.fileio.atomic_write import UNFINISHED, write_atomically
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 4
@@ -85,7 +85,13 @@ class Training:
 
     def __init__(self, work_dir: Path, settings: list[str]):
         self.work_dir = work_dir
-        command = [sys.executable, '-m', 'mmsifa.run', 'train', 'configs/sifa_tiny_motion.py']
+        command = [
+            sys.executable,
+            '-m',
+            'mmsifa.commands.run_tool',
+            'train',
+            'configs/sifa_tiny_motion.py',
+        ]
         command += ['--resume', '--work-dir', str(work_dir), '--cfg-options', *settings]
         work_dir.mkdir(exist_ok=True)
         self.log = work_dir / 'output.txt'

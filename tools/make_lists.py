@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmsifa.apis.command_line import delimiter, exit_code, print_any_text
+from mmsifa.commands.options import delimiter, exit_code, print_any_text
 from mmsifa.datasets import split_class_folders, write_lists
 
 

@@ -17,8 +17,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from rich.progress import track
 
-from mmsifa.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
-from mmsifa.analysis.pages import around_markers, billions, millions, row
+from mmsifa.apis.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
+from mmsifa.apis.analysis.report_pages import around_markers, billions, millions, row
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {'SIFANet': 'SIFA-Net', 'SIFATransformer': 'SIFA-Transformer'}

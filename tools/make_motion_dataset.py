@@ -36,7 +36,7 @@ import numpy as np
 from rich.progress import track
 
 from mmsifa.datasets.motions import MOTIONS, render, sample_clip
-from mmsifa.video import UnreadableVideoError, VideoReader
+from mmsifa.fileio.video import UnreadableVideoError, VideoReader
 
 FORMAT = {'format': 'mmsifa-motion', 'version': 1}
 

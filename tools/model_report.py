@@ -10,11 +10,11 @@ import json
 import sys
 from pathlib import Path
 
-from mmsifa.analysis import DTYPES, Settings, chart, make_report, markdown
-from mmsifa.analysis.pages import around_markers
-from mmsifa.apis.command_line import exit_code, print_any_text, progress_bar, torch_device
-from mmsifa.atomic_write import check_writable, write_atomically
-from mmsifa.text_files import escape_path
+from mmsifa.apis.analysis import DTYPES, Settings, chart, make_report, markdown
+from mmsifa.apis.analysis.report_pages import around_markers
+from mmsifa.commands.options import exit_code, print_any_text, progress_bar, torch_device
+from mmsifa.fileio.atomic_write import check_writable, write_atomically
+from mmsifa.fileio.text_files import escape_path
 
 START = '<!-- report: written by tools/model_report.py -->'
 END = '<!-- report: end -->'

@@ -39,11 +39,11 @@ from mmsifa.apis import (
     predict_videos,
     video_pipeline,
 )
-from mmsifa.apis.command_line import add_recognizer_arguments, exit_code, print_any_text
-from mmsifa.apis.timeline import best_runs, clock
-from mmsifa.atomic_write import check_writable
-from mmsifa.checkpoint import CheckpointError
-from mmsifa.text_files import escape_path
+from mmsifa.apis.prediction.timeline import best_runs, clock
+from mmsifa.checkpoints.load import CheckpointError
+from mmsifa.commands.options import add_recognizer_arguments, exit_code, print_any_text
+from mmsifa.fileio.atomic_write import check_writable
+from mmsifa.fileio.text_files import escape_path
 
 TABLES = ('.csv', '.jsonl')
 OUTPUTS = (*TABLES, '.mp4', '.png')

@@ -22,7 +22,7 @@ python tools/plot_learning_curve.py "$out" --out "$out/learning_curve.png"
 rc=$(mktemp) # MMAction2's picture cuts long names off
 trap 'rm -f "$rc"' EXIT
 echo 'savefig.bbox: tight' >"$rc"
-MATPLOTLIBRC=$rc python -m mmsifa.run confusion_matrix $config "$out/predictions.pkl" --include-values \
+MATPLOTLIBRC=$rc python -m mmsifa run confusion_matrix $config "$out/predictions.pkl" --include-values \
     --label-file $data/label_map.txt --show-path "$out/confusion_matrix.png"
 python tools/predict.py $data/videos_val/00000_left.mp4 --config $config --checkpoint "$checkpoint" \
     --labels $data/label_map.txt

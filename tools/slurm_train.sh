@@ -22,4 +22,4 @@ export PYTHONPATH=$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}    # a checkout 
 exec srun --partition="$partition" --job-name="$job" --gres=gpu:"$GPUS_PER_NODE" \
     --ntasks="$GPUS" --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    "${PYTHON:-python}" -u -m mmsifa.run train "$config" --launcher slurm "$@"
+    "${PYTHON:-python}" -u -m mmsifa run train "$config" --launcher slurm "$@"

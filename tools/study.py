@@ -18,18 +18,18 @@ from pathlib import Path
 
 import torch
 
-from mmsifa.analysis import Settings
-from mmsifa.analysis.pages import around_markers
 from mmsifa.apis import default_device
-from mmsifa.apis.command_line import (
+from mmsifa.apis.analysis import Settings
+from mmsifa.apis.analysis.report_pages import around_markers
+from mmsifa.commands.options import (
     ConfigOptions,
     exit_code,
     print_any_text,
     progress_bar,
     torch_device,
 )
-from mmsifa.atomic_write import write_atomically
-from mmsifa.configs import config_folder
+from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.fileio.config_files import config_folder
 from mmsifa.study import (
     IMAGE,
     Study,

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmsifa.run import run_tool
+from mmsifa.commands.run_tool import run_tool
 
 if __name__ == '__main__':
     run_tool('train', sys.argv[1:])

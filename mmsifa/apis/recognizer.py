@@ -9,7 +9,7 @@ from mmaction.apis import init_recognizer
 from mmengine.config import Config
 from torch import nn
 
-from mmsifa.configs import config_errors, config_folder
+from mmsifa.fileio.config_files import config_errors, config_folder
 from mmsifa.models.weights import load_fitting_weights
 
 

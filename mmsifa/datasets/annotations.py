@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmsifa.text_files import numbered_lines
+from mmsifa.fileio.text_files import numbered_lines
 
 MAX_SHOWN = 5  # problems named in an error
 MAX_NUMBER = 10**9 - 1
@@ -50,7 +50,7 @@ def read_annotations(
     are followed.
 
     Args:
-        path: The list, a text file as of :func:`~mmsifa.text_files.numbered_lines`.
+        path: The list, a text file as of :func:`~mmsifa.fileio.text_files.numbered_lines`.
         columns: Names of the columns before the label; the first is the path. Numbers are 1 or
             more, but for ``offset``, which may be 0. Default: ``('filename',)``.
         root: Folder that the paths start from and must not leave. Default: None, no folder.
@@ -126,7 +126,7 @@ def annotation_lines(path: str | os.PathLike) -> Iterator[tuple[int, str | Value
         path: The list, as in :func:`read_annotations`.
 
     Yields:
-        The number and text or error of :func:`~mmsifa.text_files.numbered_lines`.
+        The number and text or error of :func:`~mmsifa.fileio.text_files.numbered_lines`.
     """
     return ((number, line) for number, line in numbered_lines(path) if line)
 

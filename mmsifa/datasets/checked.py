@@ -10,8 +10,8 @@ from mmaction.datasets import transforms as steps
 from mmaction.registry import DATASETS
 
 from mmsifa.datasets.annotations import read_annotations
-from mmsifa.text_files import escape_path
-from mmsifa.video import UnreadableVideoError
+from mmsifa.fileio.text_files import escape_path
+from mmsifa.fileio.video import UnreadableVideoError
 
 # The steps of a pipeline that open a video or decode it, and what is no fault of a file in them.
 READING_STEPS = (

@@ -9,8 +9,8 @@ from mmsifa.datasets.checked import (
     CheckedVideoDataset,
     NamesUnreadable,
 )
-from mmsifa.text_files import escape_path
-from mmsifa.video import UnreadableVideoError
+from mmsifa.fileio.text_files import escape_path
+from mmsifa.fileio.video import UnreadableVideoError
 
 
 class FaultTolerant(NamesUnreadable):

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmsifa.datasets.annotations import annotation_lines
 from mmsifa.datasets.checked import frame_failure
-from mmsifa.video import UnreadableVideoError
+from mmsifa.fileio.video import UnreadableVideoError
 
 _NUMBERED = re.compile(r'(.*?)(\d+)(\.(?:jpe?g|png|bmp|webp|tiff?))', re.IGNORECASE | re.DOTALL)
 

@@ -9,7 +9,7 @@ from mmaction.registry import MODELS
 from mmengine.model import normal_init
 from torch import Tensor, nn
 
-from mmsifa.arguments import (
+from mmsifa.ops.arguments import (
     check_configs,
     check_flags,
     check_integers,

@@ -12,21 +12,21 @@ from mmengine.model import BaseModule, Sequential
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
-from mmsifa.arguments import (
+from mmsifa.models.bottlenecks import (
+    FrameBottleneck,
+    GlobalContextBottleneck,
+    TemporalBottleneck,
+)
+from mmsifa.models.pretrained_init import check_one_source, check_pretrained
+from mmsifa.models.sifa_block import SIFA, check_sifa
+from mmsifa.models.weights import load_2d_weights
+from mmsifa.ops.arguments import (
     check_configs,
     check_flags,
     check_integer_lists,
     check_integers,
     check_out_indices,
 )
-from mmsifa.models.bottlenecks import (
-    FrameBottleneck,
-    GlobalContextBottleneck,
-    TemporalBottleneck,
-)
-from mmsifa.models.layers import SIFA, check_sifa
-from mmsifa.models.pretrained_init import check_one_source, check_pretrained
-from mmsifa.models.weights import load_2d_weights
 
 
 @MODELS.register_module()

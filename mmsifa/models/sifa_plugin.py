@@ -14,11 +14,11 @@ from mmengine.model import BaseModule
 from mmengine.utils import get_object_from_string, to_2tuple
 from torch import Tensor, nn
 
-from mmsifa.arguments import check_flags, check_integer_lists, check_integers
 from mmsifa.models.feature_layout import FeatureLayout, TrialRun, feature_maps
-from mmsifa.models.layers import SIFA
 from mmsifa.models.pretrained_init import check_inner_pretrained, check_pretrained
+from mmsifa.models.sifa_block import SIFA
 from mmsifa.models.temporal_parts import TemporalAttention
+from mmsifa.ops.arguments import check_flags, check_integer_lists, check_integers
 
 
 class ClipShape(NamedTuple):
@@ -216,7 +216,7 @@ class SIFAPlugin(BaseModule):
     def check_segments(self, num_frames: int, data_samples: Sequence | None = None) -> None:
         """Refuse frames of ``Recognizer2D`` that are no clips of ``num_segments`` frames.
 
-        ``Recognizer2D`` calls this before each pass (:mod:`mmsifa.compat`).
+        ``Recognizer2D`` calls this before each pass (:mod:`mmsifa.engine.patches`).
 
         Args:
             num_frames: Frames of a sample, all its clips and crops together.

@@ -15,7 +15,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmsifa.arguments import (
+from mmsifa.models.pretrained_init import check_one_source, check_pretrained
+from mmsifa.models.sifa_block import check_sifa
+from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
+from mmsifa.models.weights import load_2d_swin_weights
+from mmsifa.ops.arguments import (
     check_configs,
     check_flags,
     check_integer_lists,
@@ -25,10 +29,6 @@ from mmsifa.arguments import (
     check_rates,
     is_positive_integer,
 )
-from mmsifa.models.layers import check_sifa
-from mmsifa.models.pretrained_init import check_one_source, check_pretrained
-from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
-from mmsifa.models.weights import load_2d_swin_weights
 
 
 class WindowAttention(WindowAttention3D):

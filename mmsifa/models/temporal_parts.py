@@ -5,8 +5,8 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 
-from mmsifa.arguments import check_integers
-from mmsifa.models.layers import SIFA
+from mmsifa.models.sifa_block import SIFA
+from mmsifa.ops.arguments import check_integers
 
 
 @MODELS.register_module()

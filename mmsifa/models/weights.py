@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmsifa.checkpoint import CheckpointError
+from mmsifa.checkpoints.load import CheckpointError
 from mmsifa.models.naming import to_official_swin, to_torchvision_resnet, torchvision_name
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def load_fitting_weights(model: nn.Module, path: str) -> None:
         ...     torch.save(torch.nn.Linear(2, 1).state_dict(), file.name)
         ...     load_fitting_weights(torch.nn.Linear(1, 1), file.name)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        mmsifa.checkpoint.CheckpointError: refused ... (weight is (1, 2), expected (1, 1)); ...
+        mmsifa.checkpoints.load.CheckpointError: refused ... is (1, 2), expected (1, 1)); ...
     """
     checkpoint = load_file(path)
     check_fit(model, checkpoint, path)

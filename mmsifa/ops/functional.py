@@ -5,8 +5,8 @@ import sys
 import torch
 from torch import Tensor
 
-from mmsifa.arguments import check_flags, check_integers
 from mmsifa.ops import reference, torch_op
+from mmsifa.ops.arguments import check_flags, check_integers
 
 _MAX = sys.float_info.max
 

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from mmsifa.analysis.pages import png
-from mmsifa.inspection import LayerAttention
-from mmsifa.inspection.figure import draw_samples, finest_layer, mark_query
-from mmsifa.inspection.positions import Position
-from mmsifa.inspection.records import to_pixels
+from mmsifa.apis.analysis.report_pages import png
+from mmsifa.apis.inspection import LayerAttention
+from mmsifa.apis.inspection.figure import draw_samples, finest_layer, mark_query
+from mmsifa.apis.inspection.positions import Position
+from mmsifa.apis.inspection.records import to_pixels
 from mmsifa.study.offsets import Places, Seen, compare_places
 
 TRUE, ATTENDED = '#00e05a', '#00b7ff'

@@ -4,8 +4,8 @@ import json
 
 from rich.progress import Progress
 
-from mmsifa.analysis import Settings, make_report, total
-from mmsifa.atomic_write import write_atomically
+from mmsifa.apis.analysis import Settings, make_report, total
+from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.study.plan import IMAGE, Run, Study
 
 

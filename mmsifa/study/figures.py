@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmsifa.analysis.pages import png
+from mmsifa.apis.analysis.report_pages import png
 from mmsifa.study.plan import MODELS, TASKS, VIDEO_TASKS
 
 COLOURS = {

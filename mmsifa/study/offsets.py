@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmsifa.apis.inspection import LayerAttention, capture_attention
+from mmsifa.apis.inspection.capture import sifa_layers
 from mmsifa.datasets import Scene, SyntheticClips
-from mmsifa.inspection import LayerAttention, capture_attention
-from mmsifa.inspection.capture import sifa_layers
 
 MEASURES = ('attended', 'no_motion', 'best_linear', 'nearest', 'nearest_undeformed', 'outside')
 

@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.config import Config
 
 from mmsifa.apis import change_config, find_videos
-from mmsifa.atomic_write import write_atomically
-from mmsifa.configs import config_errors
+from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.fileio.config_files import config_errors
 
 # Files of configs/study/models and what their networks are called.
 MODELS = {

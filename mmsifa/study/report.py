@@ -5,8 +5,8 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from mmsifa.analysis.pages import millions, table
-from mmsifa.atomic_write import write_atomically
+from mmsifa.apis.analysis.report_pages import millions, table
+from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.study.figures import (
     block_name,
     draw_accuracy,

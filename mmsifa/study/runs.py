@@ -16,8 +16,8 @@ from mmaction.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner, ValLoop
 
-from mmsifa.atomic_write import write_atomically
 from mmsifa.datasets import SyntheticClips
+from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.models import SIFA
 from mmsifa.study.cases import draw_cases, find_cases
 from mmsifa.study.offsets import fit_motion, measure_offsets, watch

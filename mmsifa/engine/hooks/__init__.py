@@ -1,8 +1,8 @@
 """Hooks, registered with ``mmaction.registry.HOOKS``; our configs have them on."""
 
+from mmsifa.engine.hooks.atomic_checkpoint import AtomicCheckpointHook
 from mmsifa.engine.hooks.bad_videos import BadVideosHook
 from mmsifa.engine.hooks.check_loaded_checkpoint import CheckLoadedCheckpointHook
-from mmsifa.engine.hooks.checkpoint import AtomicCheckpointHook
 from mmsifa.engine.hooks.invalid_loss import InvalidLossHook
 from mmsifa.engine.hooks.labels import CheckLabelsHook
 from mmsifa.engine.hooks.preemption import PreemptionHook

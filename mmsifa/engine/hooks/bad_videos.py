@@ -8,10 +8,10 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from mmsifa.atomic_write import write_atomically
 from mmsifa.datasets import FaultTolerant
 from mmsifa.engine.hooks.labels import datasets_of
-from mmsifa.text_files import escape_path, read_lines
+from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.fileio.text_files import escape_path, read_lines
 
 MIN_FAILED = 10  # fewer say nothing about a share
 

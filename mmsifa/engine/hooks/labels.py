@@ -9,7 +9,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from mmsifa.compat_scores import metrics_of_labels
+from mmsifa.engine.patches.scores import metrics_of_labels
 
 
 def datasets_of(runner) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
-from mmsifa.engine.hooks.checkpoint import AtomicCheckpointHook
+from mmsifa.engine.hooks.atomic_checkpoint import AtomicCheckpointHook
 
 EXIT_CODE = 75  # EX_TEMPFAIL: try again
 

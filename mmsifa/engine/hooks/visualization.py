@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmsifa.inspection.capture import capture_attention, sifa_layers
-from mmsifa.inspection.records import Inspection, LayerAttention
-from mmsifa.inspection.video import best_scores, clip_frames, clip_sizes
+from mmsifa.apis.inspection.capture import capture_attention, sifa_layers
+from mmsifa.apis.inspection.inspected_video import best_scores, clip_frames, clip_sizes
+from mmsifa.apis.inspection.records import Inspection, LayerAttention
 
 
 @HOOKS.register_module()
@@ -20,8 +20,8 @@ class SIFAVisualizationHook(Hook):
     """Show in each validation where the SIFA layers look, in MMEngine's visualization backends.
 
     Of the first clip of every ``interval``-th sample, ``num_samples`` at most, it writes the
-    picture of :func:`~mmsifa.inspection.figure.summary_figure` as ``sifa_NUMBER_VIDEO``, and of
-    every layer scalars that are averaged over these samples and all their positions:
+    picture of :func:`~mmsifa.apis.inspection.figure.summary_figure` as ``sifa_NUMBER_VIDEO``, and
+    of every layer scalars that are averaged over these samples and all their positions:
 
     ==========================  ==================================================================
     ``sifa/LAYER/length``       how far the taps are moved, in feature pixels
@@ -31,10 +31,10 @@ class SIFAVisualizationHook(Hook):
     ==========================  ==================================================================
 
     Their step is the epoch, or the iteration in training by iterations. The validation's own
-    forward pass is looked at (:func:`~mmsifa.inspection.capture_attention`): there is no other, and
-    batches without such a sample run as without the hook. With several processes it looks at the
-    samples of the first. A module that was compiled by itself is not seen. After a validation that
-    an error broke off, its hooks stay in the network until the next one.
+    forward pass is looked at (:func:`~mmsifa.apis.inspection.capture_attention`): there is no
+    other, and batches without such a sample run as without the hook. With several processes it
+    looks at the samples of the first. A module that was compiled by itself is not seen. After a
+    validation that an error broke off, its hooks stay in the network until the next one.
 
     Args:
         interval: Every how many validation samples one is shown. Defaults to 1.
@@ -121,7 +121,7 @@ class SIFAVisualizationHook(Hook):
         if not any(self._captured.values()):
             return
         # Draws by matplotlib, which nothing else in training needs.
-        from mmsifa.inspection.figure import figure_to_image, summary_figure
+        from mmsifa.apis.inspection.figure import figure_to_image, summary_figure
 
         model = _recognizer(runner)
         inputs = model.data_preprocessor(data_batch, False)['inputs']

@@ -1,0 +1,34 @@
+"""What recognizers cost: parameters, multiply-adds, memory and time."""
+
+from mmsifa.apis.analysis.complexity import (
+    PARTS,
+    build_untrained,
+    by_part,
+    count_multiply_adds,
+    count_parameters,
+    total,
+)
+from mmsifa.apis.analysis.measurement import DTYPES, MeasurementError, Network
+from mmsifa.apis.analysis.report import Settings, make_report, processor_name
+from mmsifa.apis.analysis.report_pages import chart, markdown
+from mmsifa.datasets.pipelines import Clip, clip_of, views_of
+
+__all__ = [
+    'DTYPES',
+    'PARTS',
+    'Clip',
+    'MeasurementError',
+    'Network',
+    'Settings',
+    'build_untrained',
+    'by_part',
+    'chart',
+    'clip_of',
+    'count_multiply_adds',
+    'count_parameters',
+    'make_report',
+    'markdown',
+    'processor_name',
+    'total',
+    'views_of',
+]

@@ -1,0 +1,139 @@
+"""The files that programs are exported to: writing, loading and running them."""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mmsifa.apis.export.decomposition import DECOMPOSITIONS
+
+OUTPUT = 'scores'
+_MAX_PROTOBUF = 2**31
+
+
+class Format(Protocol):
+    """A kind of file."""
+
+    name: str
+    suffix: str
+
+    def unavailable_reason(self) -> str | None:
+        """Return what is missing to write and check such a file, if anything."""
+        ...
+
+    def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+        """Write a program and text about it into one file."""
+
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
+        """Return what runs the file."""
+        ...
+
+
+class ONNX:
+    """An ONNX file, whose operators are all standard ones."""
+
+    name = 'onnxruntime'
+    suffix = '.onnx'
+
+    def unavailable_reason(self) -> str | None:
+        """Return what is missing to write and check such a file, if anything."""
+        missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not find_spec(name)]
+        if missing:
+            return f'an ONNX file needs packages: pip install {" ".join(missing)}'
+        return None
+
+    def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+        """Write a program and text about it into one file."""
+        with warnings.catch_warnings(), _quiet_torchvision(), sdpa_kernel(SDPBackend.MATH):
+            warnings.simplefilter('ignore')
+            exported: Any = torch.onnx.export(
+                program.run_decompositions(
+                    {**DECOMPOSITIONS, torch.ops.aten.view.default: _reshape}
+                ),
+                (),
+                dynamo=True,
+                verbose=False,
+                input_names=[metadata['input']],
+                output_names=[OUTPUT],
+            )
+        exported.model.metadata_props.update(metadata)
+        exported.model.producer_name = 'mmsifa'
+        model = exported.model_proto
+        if model.ByteSize() >= _MAX_PROTOBUF:
+            raise ValueError('the network does not fit into an ONNX file, which holds up to 2 GiB')
+        path.write_bytes(model.SerializeToString())
+
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
+        """Return what runs the file, on the CPU with as many threads as PyTorch."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=['CPUExecutionProvider']
+        )
+        name = session.get_inputs()[0].name
+        return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def _reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Change the shape of a tensor whose strides may be others than those that were traced."""
+    return torch.ops.aten._unsafe_view(x.contiguous(), shape)
+
+
+@contextmanager
+def _quiet_torchvision() -> Iterator[None]:
+    """Keep PyTorch from saying that torchvision, which nothing here needs, is not installed."""
+    logger = logging.getLogger('torch.onnx._internal.exporter._registration')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class AOTInductor:
+    """A package of compiled code, for the kind of machine that made it."""
+
+    name = 'AOTInductor'
+    suffix = '.pt2'
+
+    def unavailable_reason(self) -> str | None:
+        """Return what is missing to write and check such a file, if anything."""
+        from torch._inductor import config
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        compilers = config.cpp.cxx if isinstance(config.cpp.cxx, tuple) else (config.cpp.cxx,)
+        if any(compiler and shutil.which(compiler) for compiler in compilers):
+            return None
+        try:
+            get_cpp_compiler()
+        except Exception:  # torch has several errors for this, some of them private
+            return 'an AOTInductor package needs a C++ compiler: apt-get install g++, or set CXX'
+        return None
+
+    def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+        """Compile a program; write it and text about it into one file."""
+        torch._inductor.aoti_compile_and_package(
+            program.run_decompositions(DECOMPOSITIONS),
+            package_path=str(path),
+            inductor_configs={'aot_inductor.metadata': metadata},
+        )
+
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
+        """Return what runs the file, on the device that it was made for."""
+        run = torch._inductor.aoti_load_package(str(path))
+        return lambda x: run(x.contiguous())  # compiled code takes the traced strides for granted
+
+
+FORMATS: dict[str, Format] = {'onnx': ONNX(), 'pt2': AOTInductor()}

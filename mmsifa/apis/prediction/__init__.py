@@ -1,0 +1,1 @@
+"""Scores of videos by a trained recognizer, as tables, timelines and drawn videos."""

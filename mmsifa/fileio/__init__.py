@@ -1,0 +1,1 @@
+"""Files read and written: text, videos, configs, and writes that leave nothing half done."""

@@ -1,0 +1,223 @@
+"""The SIFA block: what moved, where to look, and the op."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmaction.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmsifa.models.pretrained_init import check_pretrained
+from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
+from mmsifa.ops.arguments import check_flags, check_integers
+from mmsifa.ops.backends import check_name
+from mmsifa.ops.functional import check_options
+
+
+def check_sifa(
+    *,
+    kernel_size: int,
+    num_heads: int,
+    softmax: bool,
+    backend: str | None,
+    dilation: int = 1,
+    **flags: bool,
+) -> None:
+    """Refuse options that :class:`SIFA` has for no number of channels.
+
+    Raises:
+        ValueError: If one has a wrong type or value.
+    """
+    check_options(kernel_size, dilation, num_heads, softmax)
+    check_flags(**flags)
+    check_name(backend)
+
+
+@MODELS.register_module()
+class SIFA(BaseModule):
+    r"""Stand-alone inter-frame attention (Long et al., CVPR 2022, section 3.2).
+
+    For frames :math:`x_0 \ldots x_{T-1}` of features and :math:`t < T - 1`::
+
+        x_t      --+------------------------- query --+
+                   v                                  v
+                saliency --> conv_offset --> offset --> inter_frame_attention --> (+ x_t) --> y_t
+                   ^                                  ^
+        x_{t+1}  --+------------------------- value --+
+
+    The last frame has no next frame: :math:`y_{T-1} = x_{T-1}`. The offset predictor starts at
+    zero, so a fresh block looks at the undeformed K x K neighbours.
+
+    What is found looks like what was looked for, wherever it was found. A tap embedding makes the
+    place visible: with the attention weights :math:`w_k`, the samples :math:`s_k` and a learned
+    vector :math:`e_k` of each tap, whose channels belong to the heads as those of the features,
+
+    .. math:: y_t = x_t + \sum_k w_k (s_k + e_k)
+
+    It computes the weights a second time, in plain PyTorch, which takes several times as long as
+    the op does.
+
+    Args:
+        channels: Channels C of the features.
+        kernel_size: Side K of the window, odd. Defaults to 3.
+        dilation: Distance of neighbouring taps in pixels. Defaults to 1.
+        num_heads: Number of attention heads. Defaults to 1.
+        softmax: Whether attention weights go through a softmax over the taps. Defaults to False,
+            as in the paper.
+        deformable: Whether offsets are predicted. If False they are zero and there is no offset
+            predictor. Defaults to True.
+        motion_rescaling: Whether offsets are predicted from the motion saliency map. If False they
+            are predicted from the next frame's features as they are. Defaults to True.
+        tap_embedding: Whether there is a learned vector for each tap, zero at first. Defaults to
+            False.
+        residual: Whether the input is added. If False the block returns what was attended, with
+            zeros for the last frame. Defaults to True.
+        backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
+        init_cfg: Initialization config. Defaults to zeros for all parameters.
+
+    Raises:
+        ValueError: If an argument has a wrong type or value, or the heads do not divide the
+            channels.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.models import SIFA
+        >>> block = SIFA(channels=16)
+        >>> block(torch.rand(2, 4, 16, 14, 14)).shape  # (N, T, C, H, W), any T, H and W
+        torch.Size([2, 4, 16, 14, 14])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        dilation: int = 1,
+        num_heads: int = 1,
+        softmax: bool = False,
+        deformable: bool = True,
+        motion_rescaling: bool = True,
+        tap_embedding: bool = False,
+        residual: bool = True,
+        backend: str | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        check_integers(channels=channels)
+        check_sifa(
+            kernel_size=kernel_size,
+            dilation=dilation,
+            num_heads=num_heads,
+            softmax=softmax,
+            backend=backend,
+            deformable=deformable,
+            motion_rescaling=motion_rescaling,
+            tap_embedding=tap_embedding,
+            residual=residual,
+        )
+        if channels % num_heads:
+            raise ValueError(f'num_heads must divide {channels} channels, got {num_heads}')
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+        self.num_heads = num_heads
+        self.softmax = softmax
+        self.deformable = deformable
+        self.motion_rescaling = motion_rescaling
+        self.residual = residual
+        self.backend = backend
+        if deformable:
+            self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
+        taps = nn.Parameter(torch.empty(kernel_size**2, channels)) if tap_embedding else None
+        self.register_parameter('tap_embedding', taps)
+        self._set_to_zero()
+
+    def _set_to_zero(self) -> None:
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def init_weights(self) -> None:
+        """Set all parameters to zero, unless ``init_cfg`` says otherwise."""
+        check_pretrained(self)
+        self._set_to_zero()
+        super().init_weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add to every frame but the last what it finds in the next one, or return that alone.
+
+        Args:
+            x: Features (N, T, C, H, W); best with channels last in memory.
+
+        Returns:
+            Features of the same shape.
+
+        Raises:
+            ValueError: If ``x`` does not have 5 dimensions and ``channels`` channels.
+        """
+        if x.dim() != 5 or x.shape[2] != self.channels:
+            raise ValueError(
+                f'SIFA expects (N, T, {self.channels}, H, W) features, got {tuple(x.shape)}'
+            )
+        now, following = x[:, :-1], x[:, 1:]
+        offset = self.predict_offset(now, following)
+        attended = inter_frame_attention(
+            now, following, offset, **self.op_cfg, backend=self.backend
+        )
+        if self.tap_embedding is not None:
+            weights = inter_frame_attention_weights(now, following, offset, **self.op_cfg)
+            attended = attended + self._embed_taps(weights).to(attended.dtype)
+        # Joined with channels last in memory, so that the next layer needs no copy.
+        if not self.residual:
+            attended = attended.permute(0, 1, 3, 4, 2)
+            return F.pad(attended, (0, 0, 0, 0, 0, 0, 0, 1)).permute(0, 1, 4, 2, 3)
+        frames = [f.permute(0, 1, 3, 4, 2) for f in (now + attended, x[:, -1:])]
+        return torch.cat(frames, dim=1).permute(0, 1, 4, 2, 3)
+
+    def _embed_taps(self, weights: Tensor) -> Tensor:
+        """Weigh the taps' vectors by attention weights (N, T, G, K*K, H, W)."""
+        per_head = self.tap_embedding.unflatten(1, (self.num_heads, -1))  # (K*K, G, C/G)
+        embedded = torch.einsum('ntgkhw,kgc->nthwgc', weights, per_head.to(weights.dtype))
+        return embedded.flatten(4).permute(0, 1, 4, 2, 3)
+
+    @property
+    def op_cfg(self) -> dict[str, Any]:
+        """The arguments of the op that say what it computes."""
+        return dict(
+            kernel_size=self.kernel_size,
+            dilation=self.dilation,
+            num_heads=self.num_heads,
+            softmax=self.softmax,
+        )
+
+    def predict_offset(self, now: Tensor, following: Tensor) -> Tensor:
+        """Predict where to look from what moved.
+
+        Args:
+            now: Frames t, (N, T, C, H, W).
+            following: Frames t + 1, of the same shape.
+
+        Returns:
+            Offsets (N, T, 2*K*K, H, W) in pixels, of the dtype of ``now``.
+        """
+        n, t, _, h, w = now.shape
+        if not self.deformable:
+            return now.new_zeros(1).expand(n, t, 2 * self.kernel_size**2, h, w)
+        # A copy of the slice keeps channels last, which flatten alone would lose.
+        clue = self.motion_saliency(now, following) if self.motion_rescaling else following.clone()
+        offset = self.conv_offset(clue.flatten(0, 1))
+        return offset.unflatten(0, (n, t)).to(now.dtype)  # autocast may have narrowed it
+
+    @staticmethod
+    def motion_saliency(now: Tensor, following: Tensor) -> Tensor:
+        r"""Weigh the features of the next frame by how they changed.
+
+        .. math:: m_{t+1} = x_{t+1} \cdot (1 + \sigma(x_{t+1} - x_t))
+
+        Args:
+            now: Frames t, (N, T, C, H, W).
+            following: Frames t + 1, of the same shape.
+
+        Returns:
+            The motion saliency maps of frames t + 1, of the same shape.
+        """
+        return following * (1 + torch.sigmoid(following - now))

@@ -1,0 +1,155 @@
+"""The wheel as a MIM package, and our configs as bases of a project elsewhere."""
+
+import os
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory, root, run) -> Path:
+    """A copy of what git tracks, so that stale builds cannot help."""
+    source = tmp_path_factory.mktemp('source') / 'mmsifa'
+    files = run('git', 'ls-files', '--cached', '--others', '--exclude-standard').stdout.splitlines()
+    for name in filter(lambda name: (root / name).is_file(), files):
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((root / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory, run) -> Path:
+    """The wheel, built in an environment with PyTorch and a compiler."""
+    out = tmp_path_factory.mktemp('wheel')
+    options = ['--no-deps', '--no-build-isolation', '--wheel-dir', out]
+    env = dict(os.environ, CXXFLAGS='-O1')  # sooner done
+    run(sys.executable, '-m', 'pip', 'wheel', *options, source, cwd=out, env=env)
+    return next(out.glob('mmsifa-*.whl'))
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory, run):
+    """An environment in which the wheel hides the checkout."""
+    target = tmp_path_factory.mktemp('site')
+    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', target, wheel, cwd=target)
+    return dict(os.environ, PYTHONPATH=str(target), PYTHONWARNINGS='ignore'), target
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """Somebody's project with one config that inherits from ours."""
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = 'mmsifa::sifa_r50_k400.py'\n\n"
+        'model = dict(cls_head=dict(num_classes=7), backbone=dict(pretrained=None))\n'
+    )
+    return tmp_path
+
+
+def test_wheel_carries_configs_tools_and_model_index(wheel, root, run):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tracked = run('git', 'ls-files', '--cached', '--others', '--exclude-standard').stdout.split()
+    expected = {n for n in tracked if n.startswith(('configs/', 'tools/')) and (root / n).exists()}
+    assert len(expected) > 15
+    assert {f'mmsifa/.mim/{name}' for name in (*expected, 'model-index.yml')} <= names
+    kinds = ('.py', '.txt', '.html', '.css', '.js')
+    package = [n for n in tracked if n.startswith('mmsifa/') and n.endswith(kinds)]
+    assert {n for n in package if (root / n).exists()} <= names
+    assert not any(name.startswith(('tests', 'build')) or '__pycache__' in name for name in names)
+
+
+def test_mim_lists_the_models(installed, run, tmp_path):
+    env, _ = installed
+    listing = run('mim', 'search', 'mmsifa', cwd=tmp_path, env=env).stdout
+    assert 'sifa_r50_k400' in listing
+    assert 'sifa_tiny_motion' in listing
+    listing = run(
+        'mim', 'search', 'mmsifa', '--field', 'architecture', cwd=tmp_path, env=env
+    ).stdout
+    assert 'sifa-net r101' in listing
+
+
+def test_wheel_shows_its_configs_to_other_projects(installed, run, project):
+    env, target = installed
+    for command in (
+        ['python', '-m', 'mmsifa', 'run', 'print_config', 'mine.py'],
+        ['mim', 'train', 'mmsifa', 'mine.py', '--cfg-options', 'train_cfg.max_epochs=0'],
+    ):
+        done = run(*command, cwd=project, env=env, check=command[0] == 'python')
+        assert 'num_classes=7' in done.stdout
+        assert "type='SIFANet'" in done.stdout
+    assert str(target) in done.stdout  # it ran the installed train.py
+
+
+def test_checkout_shows_its_configs_to_other_projects(root, run, project):
+    env = dict(os.environ, PYTHONPATH=str(root), PYTHONWARNINGS='ignore')
+    done = run('python', '-m', 'mmsifa', 'run', 'print_config', 'mine.py', cwd=project, env=env)
+    assert 'num_classes=7' in done.stdout
+
+
+def test_a_checkout_that_is_only_on_the_path_finds_its_configs(source, run, project):
+    code = (
+        "from mmsifa.apis import load_config; print(load_config('sifa_r50_k400').filename); "
+        "print(load_config('mine.py').model.cls_head.num_classes); load_config('sifa_r50_k40')"
+    )
+    env = dict(os.environ, PYTHONPATH=str(source), PYTHONWARNINGS='ignore')
+    done = run('python', '-c', code, cwd=project, env=env, check=False)
+    assert f'{source}/configs/sifa_r50_k400.py\n7\n' in done.stdout
+    assert 'no config sifa_r50_k40: expected a file, one of mmsifa (sifa_r101_32f' in done.stdout
+
+
+def test_every_name_that_a_wrong_base_could_have_meant_is_listed(root, run, project):
+    (project / 'typo.py').write_text("_base_ = 'mmsifa::sifa_r50_k40.py'\n")
+    env = dict(os.environ, PYTHONPATH=str(root), PYTHONWARNINGS='ignore')
+    command = ['python', '-m', 'mmsifa', 'run', 'print_config', 'typo.py']
+    done = run(*command, cwd=project, env=env, check=False)
+    assert done.returncode
+    assert 'sifa_r50_k400.py' in done.stdout
+
+
+def test_a_missing_package_is_named_with_the_way_to_get_it(run, root):
+    hide = "import sys; sys.modules['mmcv'] = None; import mmsifa"
+    done = run('python', '-c', hide, check=False)
+    assert 'but mmcv is not installed' in done.stdout
+    advice = done.stdout.split('pip install --no-deps ')[1].split(' && ')[0].split()
+    assert len(advice) == 3
+    assert set(advice) <= set((root / 'constraints.txt').read_text().split())
+
+
+def test_wheel_has_the_compiled_kernels(wheel, installed, run, tmp_path):
+    assert any(name.startswith('mmsifa/ops/_cpu.') for name in zipfile.ZipFile(wheel).namelist())
+    env, target = installed
+    code = (
+        'import torch; from mmsifa.ops import BACKENDS, cpu; print(cpu._cpu.__file__); '
+        'assert BACKENDS["cpu"].unsupported_reason(torch.ones(1, 1, 1, 1, 1)) is None'
+    )
+    assert str(target) in run(sys.executable, '-c', code, cwd=tmp_path, env=env).stdout
+
+
+@pytest.mark.parametrize('lacks', ['compiler', 'torch'])
+def test_installs_without_the_kernels_and_says_how_to_get_them(lacks, source, run, tmp_path):
+    env = dict(os.environ, CC='no-such-compiler', CXX='no-such-compiler')
+    if lacks == 'torch':
+        (tmp_path / 'torch.py').write_text('raise ImportError("hidden by a test")\n')
+        env = dict(os.environ, PYTHONPATH=str(tmp_path))
+    shutil.rmtree(source / 'build', ignore_errors=True)  # or pip would find the compiled ones
+    options = ['--no-deps', '--no-build-isolation', '--wheel-dir', tmp_path]
+    log = run(sys.executable, '-m', 'pip', 'wheel', '-v', *options, source, cwd=tmp_path, env=env)
+    assert log.stdout.count('mmsifa is installed without its fast CPU kernels') == 1
+    assert 'repeat with pip install --no-build-isolation' in log.stdout
+    (wheel,) = tmp_path.glob('mmsifa-*.whl')
+    assert wheel.name.endswith('none-any.whl') == (lacks == 'torch')
+
+    site = tmp_path / 'site'
+    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', site, wheel, cwd=tmp_path)
+    code = (
+        'import torch; from mmsifa.ops import inter_frame_attention as attend; '
+        'x = torch.ones(1, 2, 4, 5, 5); print(attend(x, x, torch.zeros(1, 2, 18, 5, 5)).sum())'
+    )
+    env = dict(os.environ, PYTHONPATH=str(site))
+    result = run(sys.executable, '-c', code, cwd=site, env=env)
+    assert 'tensor(' in result.stdout
+    assert "run 'pip install --no-build-isolation" in result.stdout

@@ -1,0 +1,290 @@
+"""What blocks do between frames: each part against its definition, and in both networks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmaction.models.backbones import resnet_tsm
+from mmaction.registry import MODELS
+from torch import nn
+
+from mmsifa.apis import load_config
+from mmsifa.apis.analysis import by_part, clip_of, count_multiply_adds
+from mmsifa.apis.inspection import capture_attention
+from mmsifa.models import (
+    SIFA,
+    SIFANet,
+    SIFAPlugin,
+    SIFATransformer,
+    TemporalAttention,
+    TemporalConv,
+    TemporalShift,
+)
+
+SMALL = dict(stage_blocks=(1, 2, 2, 2), base_channels=8)
+ARCH = dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2))
+NOTHING = dict(type='torch.nn.Identity')
+
+
+def channels_last(*shape, dtype=torch.float64):
+    n, t, c, h, w = shape
+    return torch.randn(n, t, h, w, c, dtype=dtype).permute(0, 1, 4, 2, 3)
+
+
+def randomized(module):
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+def definition(x, kernel, taps, num_heads, softmax, motion_rescaling):
+    """The block for frames (N, T, C, H, W) from the equations, by grid_sample tap by tap."""
+    n, t, _, h, w = x.shape
+    now, following = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
+    clue = following * (1 + torch.sigmoid(following - now)) if motion_rescaling else following
+    offset = F.conv2d(clue, kernel, padding=1)
+    rows, cols = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
+    samples = []
+    for k in range(9):
+        y = rows + k // 3 - 1 + offset[:, 2 * k]
+        x_ = cols + k % 3 - 1 + offset[:, 2 * k + 1]
+        grid = torch.stack([(2 * x_ + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
+        samples.append(F.grid_sample(following, grid, align_corners=False))
+    samples = torch.stack(samples).unflatten(2, (num_heads, -1))  # (K*K, N*T, G, C/G, H, W)
+    weights = (now.unflatten(1, (num_heads, -1)) * samples).mean(dim=3, keepdim=True)
+    if softmax:
+        weights = weights.softmax(dim=0)
+    embedding = taps.view(9, 1, num_heads, -1, 1, 1)
+    attended = (weights * (samples + embedding)).sum(dim=0).flatten(1, 2)
+    return torch.cat([(now + attended).unflatten(0, (n, t - 1)), x[:, -1:]], dim=1)
+
+
+@pytest.mark.parametrize('motion_rescaling', [True, False], ids=['motion', 'features'])
+@pytest.mark.parametrize(
+    ('num_heads', 'softmax'), [(1, False), (2, False), (2, True)], ids=['1', '2', '2-softmax']
+)
+def test_tap_embedding_and_its_gradients_are_those_of_the_definition(
+    num_heads, softmax, motion_rescaling
+):
+    options = dict(num_heads=num_heads, softmax=softmax, motion_rescaling=motion_rescaling)
+    block = randomized(SIFA(4, tap_embedding=True, **options).double())
+    x = channels_last(2, 3, 4, 5, 6).requires_grad_()
+    inputs = [x, block.conv_offset.weight, block.tap_embedding]
+    out, expected = block(x), definition(*inputs, num_heads, softmax, motion_rescaling)
+    torch.testing.assert_close(out, expected)
+    assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    d_out = torch.randn_like(out)
+    gradients = [torch.autograd.grad(y, inputs, d_out) for y in (out, expected)]
+    assert all(gradient.any() for gradient in gradients[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_tap_embedding_starts_at_zero_and_learns():
+    x = channels_last(2, 3, 4, 5, 6, dtype=torch.float32)
+    block = SIFA(4, tap_embedding=True)
+    assert block.tap_embedding.shape == (9, 4)
+    assert torch.equal(block(x), SIFA(4)(x))
+    nn.init.ones_(block.tap_embedding)
+    block.init_weights()
+    assert not block.tap_embedding.any()
+    block(x).sum().backward()
+    assert block.tap_embedding.grad.any()
+    block(x[:, :1]).sum().backward()  # a clip of one frame
+    assert 'tap_embedding' not in SIFA(4).state_dict()
+
+
+@pytest.mark.parametrize(('dy', 'dx'), [(0, 1), (0, -1), (1, 0), (-1, 1)])
+@torch.no_grad()
+def test_the_tap_of_a_motion_appears(dy, dx):
+    """A pattern moves by a pixel: its taps' vectors tell where to, its features do not."""
+    block = SIFA(16, tap_embedding=True, softmax=True, residual=False)
+    now = 20 * F.normalize(torch.randn(1, 1, 16, 8, 8), dim=2)  # unlike at every position
+    x = torch.cat([now, now.roll((dy, dx), dims=(3, 4))], dim=1)
+    plain = block(x)
+    block.tap_embedding[:9, :9] = 100 * torch.eye(9)
+    place = (block(x) - plain)[0, 0, :9, 1:-1, 1:-1]
+    assert (place.argmax(dim=0) == (dy + 1) * 3 + dx + 1).all()
+    torch.testing.assert_close(plain[0, 0, :, 1:-1, 1:-1], now[0, 0, :, 1:-1, 1:-1], atol=0.1,
+                               rtol=0.1)  # fmt: skip
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+def test_tap_embedding_in_bfloat16_and_autocast(dtype):
+    block = randomized(SIFA(4, tap_embedding=True)).to(dtype)
+    x = channels_last(1, 3, 4, 5, 6, dtype=dtype)
+    exact = block.double()(x.double())
+    with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.float32):
+        out = block.to(dtype)(x)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), exact, rtol=0.1, atol=0.1)
+    out.sum().backward()
+    assert block.tap_embedding.grad.isfinite().all()
+
+
+def test_temporal_convolution_is_a_3d_one():
+    part = randomized(TemporalConv(4).double())
+    x = channels_last(2, 5, 4, 3, 6)
+    conv = nn.Conv3d(4, 4, (3, 1, 1), padding=(1, 0, 0), bias=False).double()
+    conv.weight.data = part.conv.weight.detach().unsqueeze(4)
+    expected = x + conv(x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(part(x), expected)
+    torch.testing.assert_close(part(x.contiguous()), expected)
+    assert part(x).stride() == x.stride()
+
+
+def test_temporal_shift_is_mmaction2s():
+    x = channels_last(2, 5, 16, 3, 6)
+    part = TemporalShift(16)
+    shifted = resnet_tsm.TemporalShift.shift(x.flatten(0, 1).contiguous(), 5, shift_div=8)
+    assert torch.equal(part(x).flatten(0, 1), shifted)
+    assert torch.equal(part(x.contiguous()), part(x))
+    assert part(x).stride() == x.stride()
+    assert torch.equal(part(x)[:, :-1, :2], x[:, 1:, :2])  # an eighth from the next frame
+    assert torch.equal(part(x)[:, 1:, 2:4], x[:, :-1, 2:4])  # an eighth from the frame before
+    assert torch.equal(part(x)[:, :, 4:], x[:, :, 4:])
+    with pytest.raises(ValueError, match='at most the number of channels, 4, got 8'):
+        TemporalShift(4)
+
+
+PARTS = {
+    'sifa': dict(type='SIFA', tap_embedding=True, residual=False),
+    'temporal_attention': dict(type='TemporalAttention', motion_rescaling=False),
+    'temporal_conv': dict(type='TemporalConv'),
+    'temporal_shift': dict(type='TemporalShift', shift_div=4),
+    'identity': NOTHING,
+}
+
+
+@pytest.mark.parametrize(('name', 'part'), PARTS.items(), ids=PARTS)
+def test_sifa_net_has_the_part_that_is_asked_for(name, part):
+    gradients = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        net = MODELS.build(dict(type='SIFANet', between_frames=part, with_cp=with_cp, **SMALL))
+        net.init_weights()
+        randomized(net).train()
+        sum(out.square().mean() for out in net(torch.randn(2, 3, 8, 32, 32))).backward()
+        gradients.append({k: p.grad for k, p in net.named_parameters()})
+        assert all(gradient is not None for gradient in gradients[-1].values())
+    torch.testing.assert_close(*gradients)
+    parts = {n: type(m).__name__ for n, m in net.named_modules() if n.endswith(f'.1.{name}')}
+    assert set(parts.values()) == {part['type'].split('.')[-1]}
+    assert list(parts) == [f'{s}.1.{name}' for s in ('layer2', 'layer3', 'layer4', 'layer4_dual')]
+
+
+def test_fresh_parts_start_as_they_do_alone():
+    for part in ('temporal_attention', 'temporal_conv', 'sifa'):
+        net = SIFANet(**SMALL, between_frames=PARTS[part])
+        net.init_weights()
+        zeros = [p for n, p in net.named_parameters() if part in n and 'bias' not in n]
+        assert zeros
+        assert not any(parameter.any() for parameter in zeros)
+
+
+@torch.no_grad()
+def test_only_parts_between_frames_mix_frames():
+    """With nothing between frames, a change of the first frame stays in it."""
+    clip = torch.randn(1, 3, 8, 32, 32)
+    other = clip.clone()
+    other[:, :, :4] += 1  # the first tubelet
+    # Even blocks summarize the whole clip, but not at first.
+    for part, changed in ((NOTHING, 0), (dict(type='TemporalShift', shift_div=4), 1)):
+        net = SIFANet(**SMALL, between_frames=part, dual_path=False, zero_init_residual=False)
+        net.init_weights()
+        net.eval()
+        difference = (net(clip) - net(other)).abs().amax(dim=(0, 1, 3, 4))
+        assert difference[0] > 1e-3
+        assert (difference[1] > 1e-6) == changed
+
+
+def test_defaults_are_sifa_with_its_names():
+    names = [n for n in SIFANet(**SMALL).state_dict() if n.startswith('layer2.1.')]
+    assert [n for n in names if 'conv1' not in n and 'conv2' not in n and 'conv3' not in n] == [
+        'layer2.1.sifa.conv_offset.weight'
+    ]
+    same = SIFANet(**SMALL, between_frames=dict(type='SIFA'))
+    assert list(same.state_dict()) == list(SIFANet(**SMALL).state_dict())
+
+
+def test_options_reach_sifa_in_every_network():
+    options = dict(motion_rescaling=False, tap_embedding=True)
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    nets = [
+        SIFANet(**SMALL, **options),
+        SIFATransformer(ARCH, out_indices=(1,), **options),
+        SIFAPlugin(trunk, ['0'], **options),
+    ]
+    for net in nets:
+        blocks = [module for module in net.modules() if isinstance(module, SIFA)]
+        assert blocks
+        for block in blocks:
+            assert not block.motion_rescaling
+            assert block.tap_embedding is not None
+
+
+def test_arguments_that_would_be_ignored_are_named():
+    with pytest.raises(ValueError, match=r"place of SIFA, so \['kernel_size', 'softmax'\] would"):
+        SIFANet(between_frames=NOTHING, softmax=True, kernel_sizes=(5, 5, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ('parts', 'kinds'),
+    [
+        (('convolution', 'convolution'), [TemporalConv, TemporalConv]),
+        (('attention', 'attention'), [TemporalAttention, TemporalAttention]),
+        (('attention', None), [TemporalAttention, nn.Identity]),
+        ((None, None), [nn.Identity, nn.Identity]),
+    ],
+    ids=str,
+)
+def test_swin_has_the_parts_that_are_asked_for(parts, kinds):
+    net = SIFATransformer(ARCH, temporal_parts=parts, out_indices=(1,))
+    assert [type(block.temporal) for layer in net.layers for block in layer.blocks] == kinds * 2
+    net.init_weights()
+    clip = torch.rand(1, 3, 8, 64, 64)
+    with torch.no_grad():
+        fresh = net.eval()(clip)
+    randomized(net)
+    out = net(clip)
+    assert out.shape == fresh.shape
+    out.square().mean().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize('parts', [('attention',), ('attention', 'shift'), ('a', 'b', 'c')])
+def test_wrong_parts_of_swin_are_named(parts):
+    with pytest.raises(ValueError, match="two of 'attention', 'convolution' and None, got"):
+        SIFATransformer(ARCH, out_indices=(1,), temporal_parts=parts)
+
+
+def test_multiply_adds_of_the_embedding_are_counted():
+    config = load_config('sifa_tiny_motion')
+    counts = []
+    for tap_embedding in (False, True):
+        config.model.backbone.tap_embedding = tap_embedding
+        model = MODELS.build(config.model).eval().to('meta')
+        counts.append(by_part(count_multiply_adds(model, clip_of(config, side=64))))
+    # Three pairs of frames: 32 channels at 8 x 8, 64 at 4 x 4; nine taps.
+    own = 3 * 9 * (64 * 32 + 16 * 64)
+    assert counts[1]['inter-frame attention'] == counts[0]['inter-frame attention'] + own
+    assert counts[1] == counts[0] | {'inter-frame attention': counts[1]['inter-frame attention']}
+
+
+@torch.no_grad()
+def test_inspection_sees_the_weights_that_the_embedding_gets():
+    block = randomized(SIFA(4, tap_embedding=True, motion_rescaling=False, residual=False))
+    plain = SIFA(4, motion_rescaling=False, residual=False)
+    plain.load_state_dict({'conv_offset.weight': block.conv_offset.weight})
+    x = torch.randn(1, 3, 4, 5, 6)
+    with capture_attention(block) as records:
+        out = block(x)
+    weights = torch.tensor(records[0].weights)[:, 0]  # (T - 1, K*K, H, W)
+    embedded = torch.einsum('tkhw,kc->tchw', weights, block.tap_embedding)
+    torch.testing.assert_close(out[0, :-1], plain(x)[0, :-1] + embedded)
+
+
+@torch.no_grad()
+def test_parts_compile_into_one_graph():
+    x = torch.randn(2, 3, 8, 5, 6)
+    for part in (SIFA(8, tap_embedding=True), TemporalConv(8), TemporalShift(8)):
+        compiled = torch.compile(randomized(part), fullgraph=True, backend='aot_eager')
+        torch.testing.assert_close(compiled(x), part(x))

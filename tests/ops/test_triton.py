@@ -1,0 +1,274 @@
+"""The Triton backend: what it compiles to, without a GPU, and what only it promises.
+
+``python tests/ops/test_triton.py`` prints the registers and the stack of every kernel, as JSON.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from mmsifa.ops import reference
+from mmsifa.ops import triton as triton_op
+
+# The sizes of a frame are not compiled in: 128 channels stand for 28x28 and Swin-B's 56x56 alike.
+_CASES = {  # channels, size, heads, softmax, dtype, deterministic
+    f'{c}x{size}x{size}-{str(dtype)[6:]}': (c, size, 1, False, dtype, False)
+    for c, size in ((128, 28), (256, 14), (512, 7), (1024, 7))
+    for dtype in (torch.float32, torch.bfloat16)
+}
+_CASES |= {
+    'heads-softmax': (128, 56, 4, True, torch.float32, False),
+    'many-heads-softmax': (1024, 7, 32, True, torch.float32, False),
+    'padded-heads': (96, 56, 3, False, torch.bfloat16, False),
+    'in-order': (512, 7, 1, False, torch.float32, True),
+    'in-order-softmax': (128, 28, 1, True, torch.bfloat16, True),
+}
+_ARCHITECTURES = (80, 90)
+_TYPES = {torch.float32: '*fp32', torch.bfloat16: '*bf16', torch.float16: '*fp16'}
+
+
+def compile_and_report() -> dict[str, dict[str, dict[str, int]]]:
+    """Compile what the wrapper launches; return registers and stack by case and kernel."""
+    report: dict[str, dict[str, dict[str, int]]] = {}
+    for arch in _ARCHITECTURES:
+        for name, case in _CASES.items():
+            kernels = report[f'{name}-sm{arch}'] = {}
+            for launch in _launches(arch, *case):
+                kernels[launch[0].fn.__name__] = _resources(arch, *launch)
+    return report
+
+
+def _launches(arch, c, size, num_heads, softmax, dtype, deterministic):
+    """Run forward and backward on tensors without memory and record the launches."""
+    launches = []
+
+    def record(kernel, programs, tensors, numbers, constants):
+        launches.append((kernel, (*tensors, *numbers), constants))
+
+    frames = torch.empty(2, 9, size, size, c, dtype=dtype, device='meta').permute(0, 1, 4, 2, 3)
+    offset = torch.empty(2, 8, 18, size, size, dtype=dtype, device='meta')
+    inputs = (frames[:, :-1], frames[:, 1:], offset, 3, 1, num_heads, 1.0, softmax)
+    with (
+        mock.patch.object(triton_op, '_launch', record),
+        mock.patch.object(triton_op, '_atomics_width', return_value=4 if arch >= 90 else 1),
+    ):
+        out = triton_op.forward(*inputs)
+        torch.use_deterministic_algorithms(deterministic)
+        triton_op.backward(out, *inputs)
+        torch.use_deterministic_algorithms(False)
+    return launches[deterministic:]  # the forward kernel is the same
+
+
+def _resources(arch, kernel, args, constants) -> dict[str, int]:
+    """Compile a kernel as a launch with these arguments would, and ask the binary what it uses."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constexprs, attrs = {}, {}, {}
+    options = {'num_warps': constants['num_warps']}
+    for i, param in enumerate(kernel.params):
+        x = args[i] if i < len(args) else constants[param.name]
+        number = isinstance(x, int) and not param.do_not_specialize
+        if param.is_constexpr or (number and x == 1):
+            signature[param.name], constexprs[(i,)] = 'constexpr', x
+            continue
+        if isinstance(x, torch.Tensor):
+            signature[param.name] = _TYPES[x.dtype]
+        else:
+            signature[param.name] = 'fp32' if isinstance(x, float) else 'i32'
+        if isinstance(x, torch.Tensor) or (number and x % 16 == 0):
+            attrs[(i,)] = [['tt.divisibility', 16]]
+    source = ASTSource(kernel, signature, constexprs, attrs)
+    binary = triton.compile(source, target=GPUTarget('cuda', arch, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(binary.asm['cubin'])
+        file.flush()
+        tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+        usage = subprocess.check_output([tool, '--dump-resource-usage', file.name], text=True)
+    return {key: int(re.search(rf'{key}:(\d+)', usage)[1]) for key in ('REG', 'STACK', 'LOCAL')}
+
+
+@pytest.fixture(scope='module')
+def outside_the_interpreter(run):
+    pytest.importorskip('triton')
+    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    return json.loads(run('python', '-W', 'ignore', __file__, env=env).stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('arch', _ARCHITECTURES)
+@pytest.mark.parametrize('case', _CASES)
+def test_kernels_spill_no_registers(outside_the_interpreter, case, arch):
+    kernels = outside_the_interpreter['resources'][f'{case}-sm{arch}']
+    assert len(kernels) == 2
+    for kernel, used in kernels.items():
+        assert used['STACK'] == used['LOCAL'] == 0, (kernel, used)
+
+
+def test_reason_names_the_device(outside_the_interpreter):
+    reason = outside_the_interpreter['reason']
+    assert reason == "it needs a GPU, got a tensor on cpu: move the inputs with .to('cuda')"
+
+
+def test_reason_names_the_package(monkeypatch):
+    monkeypatch.setattr(triton_op, 'triton', None)
+    monkeypatch.setattr(triton_op, '_found', 'none')
+    reason = triton_op.unsupported_reason(torch.ones(1, 1, 3, 2, 2))
+    assert reason == "it needs Triton 3.3 or later, found none: pip install 'triton>=3.3'"
+
+
+AS_OF = """
+import triton
+
+del triton.knobs  # which came with Triton 3.4
+triton.__version__ = {version!r}
+import torch
+
+from mmsifa.ops import BACKENDS, inter_frame_attention
+
+frames, offset = torch.ones(1, 3, 4, 5, 5), torch.zeros(1, 2, 18, 5, 5)
+reason = BACKENDS['triton'].unsupported_reason(frames)
+if reason is None:
+    out = inter_frame_attention(frames[:, :-1], frames[:, 1:], offset, backend='triton')
+    reason = f'runs: {{out[0, 0, 0, 0, 0].item()}}, {{out[0, 0, 0, 2, 2].item()}}'
+print(reason)
+"""
+
+
+@pytest.mark.parametrize(
+    ('version', 'said'),
+    [
+        ('3.3.1', 'runs: 4.0, 9.0'),
+        ('3.2.0', "it needs Triton 3.3 or later, found 3.2.0: pip install 'triton>=3.3'"),
+    ],
+)
+def test_mmsifa_imports_with_an_older_triton(version, said, run):
+    pytest.importorskip('triton')
+    env = os.environ | {'TRITON_INTERPRET': '1'}
+    code = AS_OF.format(version=version)
+    assert run('python', '-W', 'ignore', '-c', code, env=env).stdout.splitlines()[-1] == said
+
+
+def test_mmsifa_imports_with_a_package_that_is_no_triton(run, tmp_path, root):
+    for file in ('triton/__init__.py', 'triton/language.py'):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    env = os.environ | {'PYTHONPATH': f'{tmp_path}{os.pathsep}{root}'}
+    code = 'import torch, mmsifa; from mmsifa.ops import triton as op; '
+    code += 'print(op.unsupported_reason(torch.ones(1, 1, 1)))'
+    said = run('python', '-W', 'ignore', '-c', code, env=env).stdout
+    assert 'it needs Triton 3.3 or later, found' in said
+
+
+interpreted = pytest.mark.skipif(
+    not triton_op._INTERPRETED, reason='TRITON_INTERPRET=1 was not set before Triton was imported'
+)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ('query', 'reason'),
+    [
+        (torch.ones(1, 1, 3, 2, 2), None),
+        (torch.ones(1, 1, 3, 2, 2).double(), 'float16, got torch.float64: convert with'),
+        (torch.ones(1, 1, 9000, 1, 1), '8192 channels at most, got 9000: use'),
+    ],
+    ids=['float32', 'float64', 'channels'],
+)
+def test_reason_names_what_came(query, reason):
+    got = triton_op.unsupported_reason(query)
+    assert got is None if reason is None else reason in got
+
+
+def _inputs(c=6, size=4, num_pairs=2):
+    """Return frame slices with channels last, offsets that leave the frame, and a gradient."""
+    frames = torch.randn(1, num_pairs + 1, size, size, c).permute(0, 1, 4, 2, 3)
+    offset = 2 * torch.randn(1, num_pairs, 18, size, size)
+    d_out = torch.randn(1, num_pairs, c, size, size)
+    return d_out, frames[:, :-1], frames[:, 1:], offset
+
+
+def _assert_close_to_reference(got, d_out, *inputs):
+    inputs = [x.double() if isinstance(x, torch.Tensor) else x for x in inputs]
+    expected = (reference.forward(*inputs), *reference.backward(d_out.double(), *inputs))
+    for x, y in zip(got, expected, strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
+def test_in_order_gradients_are_right_and_repeat(softmax):
+    d_out, *inputs = *_inputs(c=40, size=3, num_pairs=1), 3, 1, 2, 0.05, softmax  # 2 blocks
+    torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
+    try:
+        first, second = (triton_op.backward(d_out, *inputs) for _ in range(2))
+        out = triton_op.forward(*inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for x, y in zip(first, second, strict=True):
+        assert torch.equal(x, y)
+    _assert_close_to_reference((out, *first), d_out, *inputs)
+
+
+@interpreted
+def test_64_bit_indices_give_the_same(monkeypatch):
+    monkeypatch.setattr(triton_op, '_MAX_INT32', 0)
+    d_out, *inputs = *_inputs(c=5, size=3), 3, 1, 1, 0.2, False
+    got = triton_op.forward(*inputs), *triton_op.backward(d_out, *inputs)
+    _assert_close_to_reference(got, d_out, *inputs)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Record the tensors of launches instead of launching."""
+    launches = []
+    monkeypatch.setattr(
+        triton_op, '_launch', lambda *launch: launches.append((launch[2], launch[4]))
+    )
+    return launches
+
+
+def test_frame_slices_are_not_copied(launches):
+    d_out, query, value, offset = _inputs()
+    triton_op.forward(query, value, offset, 3, 1, 1, 1.0, False)
+    triton_op.backward(query, query, value, offset, 3, 1, 1, 1.0, False)
+    (forward, _), (backward, _) = launches
+    for got in (forward, backward):
+        for x, y in zip(got[:3], (query, value, offset), strict=True):
+            assert (x.data_ptr(), x.stride()) == (y.data_ptr(), y.stride())
+    assert backward[3].data_ptr() == query.data_ptr()
+
+    triton_op.backward(d_out, query.contiguous(), value, offset, 3, 1, 1, 1.0, False)
+    copies = launches[-1][0]
+    assert copies[0].stride(2) == copies[3].stride(2) == 1
+
+
+def test_frames_past_32_bits_get_64_bit_indices(launches):
+    offset = torch.empty(1, 1, 2, 2**14, 2**14, device='meta')
+    for c in (7, 9):
+        x = torch.empty(1, 1, 2**14, 2**14, c, device='meta').permute(0, 1, 4, 2, 3)
+        triton_op.forward(x, x, offset, 1, 1, 1, 1.0, False)
+    assert [constants['WIDE'] for _, constants in launches] == [False, True]
+
+
+@pytest.mark.parametrize('shape', [(0, 2, 3, 4, 4), (2, 0, 3, 4, 4), (1, 1, 0, 4, 4)])
+def test_empty_inputs_launch_nothing(launches, shape):
+    x = torch.ones(shape)
+    offset = torch.ones(*shape[:2], 18, *shape[3:])
+    assert triton_op.forward(x, x, offset, 3, 1, 1, 1.0, False).shape == shape
+    grads = triton_op.backward(x, x, x, offset, 3, 1, 1, 1.0, False)
+    assert [grad.shape for grad in grads] == [shape, shape, offset.shape]
+    assert not grads[2].any()
+    assert not launches
+
+
+if __name__ == '__main__':
+    reason = triton_op.unsupported_reason(torch.ones(1, 1, 3, 2, 2))
+    print(json.dumps({'resources': compile_and_report(), 'reason': reason}))
