@@ -1,13 +1,14 @@
+"""The parts of the build that need code: the C++ kernels, and MIM's files. See pyproject.toml."""
+
 import os
 import sys
 from pathlib import Path
 from shutil import copy2, copytree, ignore_patterns, rmtree
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-DOCS = ['furo', 'myst-parser', 'sphinx']
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
 
 
@@ -60,73 +61,20 @@ def cpu_extension():
                 say_what_is_missing(error)
                 self.extensions = []  # an editable install asks for the files of those built
 
-    windows, linux = sys.platform == 'win32', sys.platform == 'linux'
     extension = CppExtension(
         'mmsifa.ops._cpu',
         ['mmsifa/ops/csrc/bindings.cpp', 'mmsifa/ops/csrc/kernels.cpp'],
         depends=['mmsifa/ops/csrc/kernels.h'],
-        extra_compile_args=(
-            ['/O2', '/openmp:experimental']
-            if windows
-            # Sums may be taken in any order, or they would not vectorize; NaN and infinity stay.
-            # OpenMP itself comes with PyTorch, so it is compiled for and not linked.
-            else [
-                *(() if '-O' in os.environ.get('CXXFLAGS', '') else ('-O3',)),
-                *('-g0', '-fopenmp' if linux else '-fopenmp-simd'),
-                *('-fassociative-math', '-fno-signed-zeros', '-fno-trapping-math'),
-                '-fno-math-errno',
-            ]
-        ),
+        # Sums may be taken in any order, or they would not vectorize; NaN and infinity stay.
+        # OpenMP itself comes with PyTorch, so it is compiled for and not linked.
+        extra_compile_args=[
+            *(() if '-O' in os.environ.get('CXXFLAGS', '') else ('-O3',)),
+            *('-g0', '-fopenmp' if sys.platform == 'linux' else '-fopenmp-simd'),
+            *('-fassociative-math', '-fno-signed-zeros', '-fno-trapping-math', '-fno-math-errno'),
+        ],
     )
     commands = {'build_py': BuildWithMim, 'build_ext': BuildIfPossible}
     return {'ext_modules': [extension], 'cmdclass': commands}
 
 
-version: dict = {}
-exec((ROOT / 'mmsifa/version.py').read_text(), version)
-
-setup(
-    name='mmsifa',
-    version=version['__version__'],
-    description='Stand-Alone Inter-Frame Attention (SIFA) video backbones for MMAction2',
-    long_description=(ROOT / 'README.md').read_text(),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.10',
-    packages=find_packages(include=['mmsifa', 'mmsifa.*']),
-    package_data={
-        'mmsifa.apis.prediction': ['labels/*'],
-        'mmsifa.apis.inspection': ['templates/*'],
-    },
-    **cpu_extension(),
-    # MMEngine, MMCV (or mmcv-lite) and MMAction2 come first, by tools/setup_env.sh or the user's
-    # own way: MMAction2 1.2.0 asks for packages that clash with maintained ones (constraints.txt).
-    install_requires=[
-        'Pillow',
-        'av',
-        'einops',
-        'importlib_metadata',  # MMAction2 imports it undeclared
-        'matplotlib',
-        'numpy',
-        'rich',
-        'scipy',
-        'setuptools<81',  # MMEngine and MIM import pkg_resources
-        'torch>=2.6',
-    ],
-    extras_require={
-        # What MMEngine and MMCV require, for environments where they came without dependencies.
-        'runtime': ['addict', 'packaging', 'pyyaml', 'termcolor', 'yapf'],
-        'mim': ['openmim'],
-        'tensorboard': ['tensorboard'],
-        'transformers': ['transformers'],  # backbones for SIFAPlugin
-        'visualization': ['moviepy<2'],  # MMAction2's videos
-        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
-        'docs': DOCS,
-        'tests': [
-            *('build', 'hypothesis', 'imageio-ffmpeg', 'moviepy<2', 'mypy', 'onnx', 'onnxruntime'),
-            *('onnxscript', 'pytest', 'pytest-xdist', 'ruff', 'selenium', 'tensorboard'),
-            *('transformers', 'types-setuptools'),
-            *DOCS,
-        ],
-    },
-)
+setup(**cpu_extension())

@@ -35,8 +35,8 @@ install() {
 }
 
 extra=${1:-}
-state="$root $(cat "$root/constraints.txt" "$root/setup.py" "$root/tools/setup_env.sh" \
-    "$root"/mmsifa/ops/csrc/* | cksum)"
+state="$root $(cat "$root/constraints.txt" "$root/setup.py" "$root/pyproject.toml" \
+    "$root/tools/setup_env.sh" "$root"/mmsifa/ops/csrc/* | cksum)"
 stamp=$prefix/.mmsifa${extra:+-$extra} # an environment with an extra serves those without
 
 if ! cat "$stamp"* 2>/dev/null | grep -qxF "$state"; then

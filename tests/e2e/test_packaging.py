@@ -55,7 +55,7 @@ def test_wheel_carries_configs_tools_and_model_index(wheel, root, run):
     expected = {n for n in tracked if n.startswith(('configs/', 'tools/')) and (root / n).exists()}
     assert len(expected) > 15
     assert {f'mmsifa/.mim/{name}' for name in (*expected, 'model-index.yml')} <= names
-    kinds = ('.py', '.txt', '.html', '.css', '.js')
+    kinds = ('.py', '.typed', '.txt', '.html', '.css', '.js')
     package = [n for n in tracked if n.startswith('mmsifa/') and n.endswith(kinds)]
     assert {n for n in package if (root / n).exists()} <= names
     assert not any(name.startswith(('tests', 'build')) or '__pycache__' in name for name in names)
