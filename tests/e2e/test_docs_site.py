@@ -101,7 +101,7 @@ def test_pages_load_nothing_from_other_servers(pages):
         loaded = re.findall(r'<(?:link|script|img|iframe)\b[^>]*(?:href|src)="([^"]+)"', page)
         assert not [link for link in loaded if '//' in link], name
     formulas = [name for name, page in pages.items() if '<math' in page]
-    assert {'api/ops.html', 'method.html'} <= set(formulas)
+    assert {'api/index.html', 'method.html'} <= set(formulas)
     assert not [name for name in formulas if 'merror' in pages[name]]
 
 
@@ -216,9 +216,9 @@ for step in (
 def test_messages_of_mmaction2_in_the_faq_appear_without_mmsifa(tmp_path, run):
     (tmp_path / 'script.py').write_text(textwrap.dedent(UPSTREAM))
     text = run('python', 'script.py', cwd=tmp_path).stdout
-    mended = faq_messages('Of MMAction2 and MMEngine, mended by mmsifa')
-    others = faq_messages('Of MMAction2 and MMEngine, for you to mend')
+    fixed = faq_messages('Of MMAction2 and MMEngine, fixed by mmsifa')
+    others = faq_messages('Of MMAction2 and MMEngine, for you to fix')
     assert set(ELSEWHERE) < set(others)
-    for message in {*mended, *others} - {*ELSEWHERE}:
+    for message in {*fixed, *others} - {*ELSEWHERE}:
         parts = [re.escape(part) for part in message.split(ANY)]
         assert re.search('.*'.join(parts), text), f'{message}\n{text}'
