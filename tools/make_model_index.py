@@ -159,13 +159,25 @@ def to_yaml(data: list | dict) -> str:
 
 
 def readme_entries(models: list[Model]) -> dict[str, str]:
-    """Write the rows of the README's table, each model's under its name."""
-    head = ('config', 'network', 'data', 'clip', 'test views', 'parameters, M', 'GMACs')
+    """Write the rows of the README's table, each under the name of its network.
+
+    A cell links the configs of a network for a data set, by the frames of their clips. The
+    quickstart's network is left out.
+    """
+    datasets = [name for name in DATASETS.values() if name != DATASETS['motion']]
+    head = ('network', *datasets, 'parameters, M', 'GMACs')
     entries = {'head of the table': row(head) + row(('---',) * 5 + ('---:',) * 2)}
-    for model in models:
-        cells = (model.network, model.dataset, model.clip, model.views)
-        costs = (millions(model.parameters), billions(model.multiply_adds))
-        entries[model.name] = row((f'[{model.name}]({model.config})', *cells, *costs))
+    shown = [model for model in models if model.dataset in datasets]
+    for network in dict.fromkeys(model.network for model in shown):
+        configs = [model for model in shown if model.network == network]
+        links = [
+            ', '.join(f'[{m.frames}]({m.config})' for m in configs if m.dataset == dataset)
+            for dataset in datasets
+        ]
+        sizes = sorted(model.parameters for model in configs)
+        parameters = ' to '.join(dict.fromkeys(millions(size) for size in (sizes[0], sizes[-1])))
+        costs = ', '.join(dict.fromkeys(billions(model.multiply_adds) for model in configs))
+        entries[network] = row((network, *links, parameters, costs))
     return entries
 
 

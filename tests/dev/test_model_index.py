@@ -49,23 +49,25 @@ def test_index_and_table_are_those_of_the_configs(run):
 
 
 def test_a_changed_network_is_noticed_and_named(tool, copy, capsys):
-    config = copy / 'configs/sifa_tiny_motion.py'
+    config = copy / 'configs/sifa_r50_k400.py'
     config.write_text(config.read_text() + '\nmodel = dict(backbone=dict(deformable=False))\n')
     before = {path: path.read_bytes() for path in copy.rglob('*') if path.is_file()}
     with pytest.raises(SystemExit, match=r'python tools/make_model_index\.py'):
         tool.main(['--check'])
     said = capsys.readouterr().out
-    assert 'configs/metafile.yml is stale: sifa_tiny_motion\n' in said
-    assert 'README.md is stale: sifa_tiny_motion\n' in said
+    assert 'configs/metafile.yml is stale: sifa_r50_k400\n' in said
+    assert 'README.md is stale: SIFA-Net R50\n' in said
     assert before == {path: path.read_bytes() for path in copy.rglob('*') if path.is_file()}
     tool.main([])
     tool.main(['--check'])
 
 
-@pytest.mark.parametrize('name', ['README.md', 'configs/metafile.yml'])
-def test_a_number_typed_in_is_noticed(tool, copy, capsys, name):
+@pytest.mark.parametrize(
+    ('name', 'said'), [('README.md', 'SIFA-Net R50'), ('configs/metafile.yml', 'sifa_r50_k400')]
+)
+def test_a_number_typed_in_is_noticed(tool, copy, capsys, name, said):
     path = copy / name
-    for typed, said in (('24.0', 'sifa_r50_k400'), ('', 'sifa_r50_k400')):
+    for typed in ('24.0', ''):
         text = path.read_text()
         assert '23.9' in text
         path.write_text(text.replace('23.9', typed))
@@ -76,7 +78,7 @@ def test_a_number_typed_in_is_noticed(tool, copy, capsys, name):
 
 
 def test_a_config_that_went_is_noticed(tool, copy, capsys):
-    (copy / 'configs/sifa_tiny_motion.py').unlink()
+    (copy / 'configs/sifa_r50_k400.py').unlink()
     with pytest.raises(SystemExit, match='Write them anew'):
         tool.main(['--check'])
     assert 'README.md is stale: it has more entries' in capsys.readouterr().out

@@ -29,7 +29,7 @@ COMMANDS = [
     line
     for text in blocks('bash')
     for line in text.splitlines()
-    if line.startswith(('mim train', 'python -m'))
+    if line.startswith(('mim train', 'mmsifa run'))
 ]
 # What the log says where a command did what the page says
 SAYS = {
