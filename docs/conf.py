@@ -13,7 +13,7 @@ author = 'the mmsifa authors'
 release = version = mmsifa.__version__
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
-exclude_patterns = ['benchmarks/*/*.md', 'study/**.md']  # they are in the pages
+exclude_patterns = ['study/**.md']  # they are in the page
 html_theme = 'furo'
 html_title = f'mmsifa {release}'
 html_static_path = ['_static']

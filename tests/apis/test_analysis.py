@@ -316,12 +316,12 @@ def test_what_cannot_be_done_is_said_before_the_work(tool, tmp_path, capsys):
         assert 'PyTorch cannot use cuda here' in capsys.readouterr().err
 
 
-def test_the_committed_page_and_picture_are_those_of_the_committed_measurements(tool, tmp_path):
+def test_the_committed_page_and_picture_are_those_of_the_committed_measurements():
     folder = ROOT / 'docs/benchmarks/models_cpu'
     report = json.loads((folder / 'report.json').read_text())
     assert report['failed'] == []
     page = (ROOT / 'docs/models.md').read_text()
-    assert page.split(tool.START)[1].split(tool.END)[0] == f'\n\n{markdown(report)}\n'
+    assert '(benchmarks/models_cpu/report.md)' in page
     assert f'# Model report\n\n{markdown(report)}' == (folder / 'report.md').read_text()
     for model in report['models']:
         assert f'={model["config"]}' in page  # the command that measured it
