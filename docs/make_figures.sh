@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=work_dirs/figures
-python tools/inspect_attention.py data/my_videos/left/00000_left.mp4 --config my_config.py \
+mmsifa inspect data/my_videos/left/00000_left.mp4 --config my_config.py \
     --checkpoint work_dirs/mine/epoch_5.pth --labels data/my_videos/label_map.txt --out $out
 mkdir -p docs/figures
 cp $out/summary.png docs/figures/summary.png

@@ -129,6 +129,15 @@ def test_every_page_is_listed_in_the_index_that_repositories_show():
     assert there <= set(listed)
 
 
+def test_pages_stay_short():
+    words = {path.name: len(path.read_text().split()) for path in (ROOT / 'docs').glob('*.md')}
+    words['study'] = len((ROOT / 'projects/study/README.md').read_text().split())
+    words['README.md'] = len((ROOT / 'README.md').read_text().split())
+    assert words['README.md'] <= 1100
+    assert max(words.values()) <= 2000
+    assert sum(words.values()) <= 20_000
+
+
 def faq_messages(section):
     """The messages that are headings of a section of the FAQ."""
     text = FAQ.read_text().partition(f'\n## {section}\n')[2].partition('\n## ')[0]
