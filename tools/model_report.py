@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from mmsifa.apis.analysis import DTYPES, Settings, chart, make_report, markdown
+from mmsifa.apis.analysis import DTYPES, ReportSettings, chart, make_report, markdown
 from mmsifa.apis.analysis.report_pages import around_markers
 from mmsifa.commands.options import exit_code, print_any_text, progress_bar, torch_device
 from mmsifa.fileio.atomic_write import check_writable, write_atomically
@@ -109,7 +109,7 @@ def label_and_config(text: str) -> tuple[str, str]:
 
 def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:
     """Make the report and show how far it is."""
-    settings = Settings(
+    settings = ReportSettings(
         device=str(args.device),
         dtype=args.dtype,
         batch_size=args.batch_size,

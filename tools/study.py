@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from mmsifa.apis import default_device
-from mmsifa.apis.analysis import Settings
+from mmsifa.apis.analysis import ReportSettings
 from mmsifa.apis.analysis.report_pages import around_markers
 from mmsifa.commands.options import (
     ConfigOptions,
@@ -156,7 +156,7 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.devi
         return failed
     results = {file.parent.name.split('-')[0] for file in study.out.glob('runs/*/result.json')}
     if results - {IMAGE}:
-        settings = Settings(device=str(device), batch_size=8, rounds=1 if study.quick else 3)
+        settings = ReportSettings(device=str(device), batch_size=8, rounds=1 if study.quick else 3)
         with progress_bar() as progress:
             costs = measure_costs(study, settings, progress)
         write_report(study.out, costs)

@@ -1,14 +1,20 @@
-"""What a config feeds its recognizer: the size of a clip, how it is taken, the views of a test."""
+"""What a config's pipeline means: the steps of a test, its clips and crops, their size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
+from mmaction.utils import get_str_type
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
 from mmengine.utils import to_2tuple
 
-CROPS = {'ThreeCrop': 3, 'TenCrop': 10}
+from mmsifa.fileio.config_files import config_errors
+
+VIDEO_DECODERS = ('DecordDecode', 'PyAVDecode', 'OpenCVDecode', 'PIMSDecode')
+CROPS = {'CenterCrop': 1, 'ThreeCrop': 3, 'TenCrop': 10}  # crops that each takes of a frame
 
 
 @dataclass(frozen=True)
@@ -201,3 +207,123 @@ def views_of(config: Config) -> str:
     clips *= 2 if step.get('twice_sample') else 1
     crops = prod(CROPS.get(step.type, 1) for step in pipeline)
     return f'{clips} clip{"s" if clips > 1 else ""}' + (f' x {crops} crops' if crops > 1 else '')
+
+
+@config_errors()
+def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
+    """Return the steps by which a config tests, for video files.
+
+    They read by :class:`~mmsifa.fileio.video.VideoReader`, whatever the config decodes by.
+
+    Args:
+        config: Config of a recognizer.
+
+    Returns:
+        The steps, with names that MMAction2's need no scope in, and one sentence on what was
+        changed, if anything was.
+
+    Raises:
+        ValueError: If the recognizer takes no RGB videos or gives no probabilities of classes, or
+            a step cannot be built.
+    """
+    loader = config.get('test_dataloader')
+    dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
+    steps = [
+        {**step, 'type': get_str_type(step['type']).removeprefix('mmaction.')}
+        for step in dataset.get('pipeline') or config.get('test_pipeline') or []
+    ]
+    if not steps:
+        raise ValueError(
+            'the config has no test pipeline: expected test_dataloader, as for testing'
+        )
+    types = [step['type'] for step in steps]
+    decoders = [i for i, kind in enumerate(types) if kind in (*VIDEO_DECODERS, 'RawFrameDecode')]
+    flow = dataset.get('modality', 'RGB') != 'RGB'
+    if len(decoders) != 1 or flow or 'MMRecognizer' in str(config.model.type):
+        raise ValueError(
+            f'the config tests a {config.model.type} on '
+            f'{"optical flow" if flow else "data of steps " + ", ".join(types[:3])}: expected a '
+            'recognizer of RGB video frames'
+        )
+    head = config.model.get('cls_head')
+    if head is None:
+        raise ValueError(
+            f'the config is of a {config.model.type} without a cls_head: expected a recognizer, '
+            'which scores classes'
+        )
+    if head.get('average_clips') != 'prob':
+        raise ValueError(
+            f'the scores of a head with average_clips={head.get("average_clips")!r} are no '
+            "probabilities: set model.cls_head.average_clips='prob'"
+        )
+    decode = decoders[0]
+    raw = types[decode] == 'RawFrameDecode'
+    if types[decode] != 'DecordDecode':
+        steps[decode] = dict(type='DecordDecode')
+        inits = [step for step, kind in zip(steps, types, strict=True) if kind.endswith('Init')]
+        steps = [dict(type='DecordInit'), *(step for step in steps if step not in inits)]
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmaction')):
+        Compose(steps)  # refuses what cannot be built
+    note = 'The config tests on raw frames; here they are read from the videos' if raw else None
+    return steps, note
+
+
+@config_errors()
+def one_view_pipeline(config: Config) -> list[dict]:
+    """Make a config's test pipeline one of a single clip and crop of a video file.
+
+    Args:
+        config: Config of a recognizer.
+
+    Returns:
+        The changed copy of its pipeline, which reads video files.
+
+    Raises:
+        ValueError: If the recognizer takes no RGB videos.
+    """
+    steps, _ = video_pipeline(config)
+    for step in steps:
+        if step['type'] in CROPS:
+            step['type'] = 'CenterCrop'
+        if step['type'] == 'DenseSampleFrames':
+            step['num_sample_positions'] = 1
+        step.pop('twice_sample', None)
+        if 'num_clips' in step and step.get('clip_len', 1) > 1:
+            step['num_clips'] = 1  # clips of one frame are a 2D recognizer's segments
+    return steps
+
+
+def frame_steps(pipeline: Sequence[dict]) -> list[dict]:
+    """Return the steps of a test between the decoding and the formatting of frames.
+
+    Args:
+        pipeline: All steps.
+
+    Returns:
+        The steps in between.
+
+    Raises:
+        ValueError: If the pipeline decodes or formats no frames.
+    """
+    names = [step['type'] for step in pipeline]
+    decoders = [i for i, name in enumerate(names) if name.endswith('Decode')]
+    if not decoders or 'FormatShape' not in names:
+        raise ValueError(
+            f'the test pipeline decodes no RGB frames into clips, its steps are {", ".join(names)}'
+        )
+    return list(pipeline[decoders[-1] + 1 : names.index('FormatShape')])
+
+
+def frame_span(pipeline: Sequence[dict]) -> int | None:
+    """Return from how many consecutive frames a pipeline takes a clip.
+
+    Args:
+        pipeline: The steps.
+
+    Returns:
+        The number of frames; None where they are taken from the whole video.
+    """
+    for step in pipeline:
+        if step['type'] == 'SampleFrames' and step['clip_len'] > 1:
+            return (step['clip_len'] - 1) * step.get('frame_interval', 1) + 1
+    return None

@@ -4,12 +4,12 @@ import json
 
 from rich.progress import Progress
 
-from mmsifa.apis.analysis import Settings, make_report, total
+from mmsifa.apis.analysis import ReportSettings, make_report, total
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.study.plan import IMAGE, Run, Study
 
 
-def measure_costs(study: Study, settings: Settings, progress: Progress) -> dict:
+def measure_costs(study: Study, settings: ReportSettings, progress: Progress) -> dict:
     """Count and time the models that a study has results of, and write ``costs.json``.
 
     What is there, of the same models, is kept.

@@ -31,7 +31,7 @@ from mmsifa.apis.analysis import (
     views_of,
 )
 from mmsifa.apis.analysis.complexity import scores
-from mmsifa.apis.analysis.measurement import Worker, describe
+from mmsifa.apis.analysis.measurement import MeasuringProcess, describe
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path(mmaction.__file__).parent / '.mim/configs'
@@ -212,8 +212,11 @@ def test_2d_recognizers_and_configs_that_do_not_train_have_training_steps():
 
 
 def test_a_killed_process_is_a_sentence():
-    with Worker('cpu') as worker, pytest.raises(MeasurementError, match='process was killed'):
-        worker(os._exit, 9)
+    with (
+        MeasuringProcess('cpu') as process,
+        pytest.raises(MeasurementError, match='process was killed'),
+    ):
+        process(os._exit, 9)
 
 
 @pytest.fixture(scope='module')

@@ -25,8 +25,8 @@ from mmsifa.apis.inspection.figure import (
     summary_figure,
     write_summary,
 )
-from mmsifa.apis.inspection.inspected_video import one_view_pipeline
 from mmsifa.apis.inspection.positions import choose_positions
+from mmsifa.datasets.pipelines import one_view_pipeline
 from mmsifa.fileio.video import UnreadableVideoError, VideoWriter
 from mmsifa.models import SIFA, SIFANet, SIFAPlugin, SIFATransformer
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights

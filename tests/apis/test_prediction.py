@@ -40,8 +40,9 @@ from mmsifa.apis import (
 )
 from mmsifa.apis.prediction.drawn_video import annotate_video
 from mmsifa.apis.prediction.timeline import best_runs, spans
-from mmsifa.apis.prediction.windows import Worker, video_samples
+from mmsifa.apis.prediction.windows import video_samples
 from mmsifa.commands.options import exit_code
+from mmsifa.datasets.reading_process import ReadingProcess
 from mmsifa.fileio.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).parents[2]
@@ -314,7 +315,7 @@ def test_a_long_video_is_never_held_in_memory(tmp_path):
         dict(type='FormatShape', input_format='NCTHW'),
         dict(type='PackActionInputs'),
     ]
-    growth, windows = Worker(_memory, str(path), Compose(steps))
+    growth, windows = ReadingProcess(_memory, str(path), Compose(steps))
     assert windows == 67
     assert growth < 150
 

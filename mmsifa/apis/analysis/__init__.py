@@ -9,7 +9,7 @@ from mmsifa.apis.analysis.complexity import (
     total,
 )
 from mmsifa.apis.analysis.measurement import DTYPES, MeasurementError, Network
-from mmsifa.apis.analysis.report import Settings, make_report, processor_name
+from mmsifa.apis.analysis.report import ReportSettings, make_report, processor_name
 from mmsifa.apis.analysis.report_pages import chart, markdown
 from mmsifa.datasets.pipelines import Clip, clip_of, views_of
 
@@ -19,7 +19,7 @@ __all__ = [
     'Clip',
     'MeasurementError',
     'Network',
-    'Settings',
+    'ReportSettings',
     'build_untrained',
     'by_part',
     'chart',

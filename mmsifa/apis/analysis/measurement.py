@@ -142,7 +142,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class Worker:
+class MeasuringProcess:
     """A process of its own: what it holds and what kills it concern nobody else.
 
     Args:
@@ -173,7 +173,7 @@ class Worker:
         """End the process."""
         self._pool.shutdown()
 
-    def __enter__(self) -> 'Worker':
+    def __enter__(self) -> 'MeasuringProcess':
         return self
 
     def __exit__(self, *error) -> None:

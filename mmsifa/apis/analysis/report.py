@@ -15,7 +15,7 @@ from mmsifa.apis.analysis.complexity import total
 from mmsifa.apis.analysis.measurement import (
     PASSES,
     MeasurementError,
-    Worker,
+    MeasuringProcess,
     describe,
     prepare,
     run,
@@ -24,7 +24,7 @@ from mmsifa.version import __version__
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReportSettings:
     """How recognizers are measured.
 
     Args:
@@ -55,7 +55,7 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def make_report(configs: Mapping[str, str], settings: Settings, progress: Progress) -> dict:
+def make_report(configs: Mapping[str, str], settings: ReportSettings, progress: Progress) -> dict:
     """Describe, count and measure recognizers.
 
     Each is counted in a process of its own. To be measured, each gets another one that lives to
@@ -78,7 +78,7 @@ def make_report(configs: Mapping[str, str], settings: Settings, progress: Progre
     return {'environment': _environment(settings), 'models': models, 'failed': failed}
 
 
-def _environment(settings: Settings) -> dict:
+def _environment(settings: ReportSettings) -> dict:
     on_gpu = settings.device != 'cpu'
     return {
         'device': torch.cuda.get_device_name(settings.device) if on_gpu else processor_name(),
@@ -96,13 +96,13 @@ def _environment(settings: Settings) -> dict:
 
 
 def _count(
-    configs: Mapping[str, str], settings: Settings, progress: Progress, failed: list[dict]
+    configs: Mapping[str, str], settings: ReportSettings, progress: Progress, failed: list[dict]
 ) -> list[dict]:
     models = []
     task = progress.add_task('Counting', total=len(configs))
     for label, config in configs.items():
         progress.update(task, description=f'{label}: counting')
-        with Worker('cpu') as worker:
+        with MeasuringProcess('cpu') as worker:
             try:
                 models.append({'label': label, **worker(describe, config, settings.side)})
             except MeasurementError as error:
@@ -115,13 +115,13 @@ def _count(
 class _Turns:
     """The turns of one recognizer."""
 
-    def __init__(self, model: dict, settings: Settings) -> None:
+    def __init__(self, model: dict, settings: ReportSettings) -> None:
         self.model = model
         self.settings = settings
         self.seconds: dict[str, list[float]] = {name: [] for name in PASSES}
         self.memory: dict[str, float] = {}
         self.failures: dict[str, str] = {}
-        self.worker: Worker | None = None
+        self.worker: MeasuringProcess | None = None
 
     def take(self, name: str, seconds: float) -> None:
         """Run a pass, unless it has failed before."""
@@ -137,10 +137,10 @@ class _Turns:
             self.seconds[name].append(result['seconds'])
         self.memory.setdefault(name, result['memory'])
 
-    def _prepared_worker(self) -> Worker:
+    def _prepared_worker(self) -> MeasuringProcess:
         if self.worker is None:
             settings = self.settings
-            self.worker = Worker(settings.device)
+            self.worker = MeasuringProcess(settings.device)
             self.model['optimizer'] = self.worker(
                 prepare,
                 self.model['config'],
@@ -168,7 +168,7 @@ class _Turns:
 
 
 def _measure(
-    models: list[dict], settings: Settings, progress: Progress, failed: list[dict]
+    models: list[dict], settings: ReportSettings, progress: Progress, failed: list[dict]
 ) -> list[dict]:
     contestants = [_Turns(model, settings) for model in models]
     work = {'forward': 1, 'training step': 3}  # the backward pass is two forward passes' work

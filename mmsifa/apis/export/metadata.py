@@ -7,8 +7,7 @@ from typing import Any
 from mmaction.models import Recognizer2D
 
 import mmsifa
-from mmsifa.apis import video_pipeline
-from mmsifa.datasets.pipelines import sampling_of
+from mmsifa.datasets.pipelines import sampling_of, video_pipeline
 
 
 def describe(

@@ -6,10 +6,9 @@ import torch
 from mmaction.models.data_preprocessors import ActionDataPreprocessor
 from torch import Tensor, nn
 
-from mmsifa.apis.export.pipeline import frame_steps
-from mmsifa.datasets.pipelines import frame_size
+from mmsifa.datasets.pipelines import CROPS, frame_size, frame_steps
 
-CROPS = {'CenterCrop': 1, 'ThreeCrop': 3}
+SUPPORTED_CROPS = ('CenterCrop', 'ThreeCrop')
 _ONE = 2048  # OpenCV's bilinear weights of bytes are multiples of 1/2048
 
 
@@ -45,7 +44,7 @@ class Preprocess(nn.Module):
         steps = frame_steps(pipeline)
         names = [step['type'] for step in steps]
         self.resize = next((step for step in steps if step['type'] == 'Resize'), None)
-        crop = steps[-1] if names and names[-1] in CROPS else None
+        crop = steps[-1] if names and names[-1] in SUPPORTED_CROPS else None
         done = [step['type'] for step in (self.resize, crop) if step]
         self.size = frame_size(steps)
         if names != done or (self.resize and not self.size):

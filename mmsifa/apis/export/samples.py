@@ -10,8 +10,8 @@ from mmaction.models import Recognizer2D
 from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
-from mmsifa.apis.export.pipeline import frame_steps
-from mmsifa.apis.prediction.windows import read_by_worker, video_pipeline
+from mmsifa.datasets.pipelines import frame_steps, video_pipeline
+from mmsifa.datasets.reading_process import read_in_process
 from mmsifa.models.sifa_plugin import frames_of_clip
 
 MAX_CLIPS = 2  # of a video; a test may take 20, which is no other check but a longer one
@@ -72,7 +72,7 @@ class Sampler:
             UnreadableVideoError: If it cannot be opened or decoded.
         """
         steps = [dict(type='DecordInit'), self.sampling, dict(type='DecordDecode')]
-        (frames,) = read_by_worker(_decode_file, path, steps)
+        (frames,) = read_in_process(_decode_file, path, steps)
         return self._in_clips(frames)
 
     def generated(self, size: tuple[int, int]) -> np.ndarray:

@@ -7,9 +7,8 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmsifa.apis import video_pipeline
-from mmsifa.apis.export.pipeline import frame_steps
 from mmsifa.apis.export.preprocess import Preprocess
+from mmsifa.datasets.pipelines import frame_steps, video_pipeline
 from mmsifa.models import SIFAHead
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from mmsifa.apis.inspection.capture import capture_attention, sifa_layers
 from mmsifa.apis.inspection.records import Inspection
 from mmsifa.datasets.checked import PROGRAMMING_ERRORS, reason_of
-from mmsifa.fileio.config_files import config_errors
+from mmsifa.datasets.pipelines import frame_span, one_view_pipeline
+from mmsifa.datasets.reading_process import read_in_process
 from mmsifa.fileio.text_files import escape_path
 from mmsifa.fileio.video import UnreadableVideoError
 
@@ -97,41 +97,11 @@ def inspect_video(
     )
 
 
-@config_errors()
-def one_view_pipeline(config: Config) -> list[dict]:
-    """Make a config's test pipeline one of a single clip and crop of a video file.
-
-    Args:
-        config: Config of a recognizer.
-
-    Returns:
-        The changed copy of its pipeline, which reads video files.
-
-    Raises:
-        ValueError: If the recognizer takes no RGB videos.
-    """
-    # It brings MMAction2's inference API along, for which training has no use.
-    from mmsifa.apis import video_pipeline
-
-    steps, _ = video_pipeline(config)
-    for step in steps:
-        if step['type'] in ('ThreeCrop', 'TenCrop'):
-            step['type'] = 'CenterCrop'
-        if step['type'] == 'DenseSampleFrames':
-            step['num_sample_positions'] = 1
-        step.pop('twice_sample', None)
-        if 'num_clips' in step and step.get('clip_len', 1) > 1:
-            step['num_clips'] = 1  # clips of one frame are a 2D recognizer's segments
-    return steps
-
-
 def _load_clip(
     pipeline: list[dict], video: str | Path, start: float | None
 ) -> tuple[dict, list[float]]:
     """Read a clip and its frames' times in a process that the decoder may crash or print in."""
-    from mmsifa.apis.prediction.windows import read_by_worker
-
-    *warnings, outcome = read_by_worker(_read_clip, video, pipeline, start)
+    *warnings, outcome = read_in_process(_read_clip, video, pipeline, start)
     for warning in warnings:
         print_log(warning, logger='current', level=logging.WARNING)
     if isinstance(outcome, Exception):
@@ -162,7 +132,7 @@ def _run_steps(video: str, pipeline: list[dict], start: float | None) -> Iterato
                 raise
             raise UnreadableVideoError(reason_of(config['type'], error)) from error
         if config['type'] == 'DecordInit' and start is not None:
-            _start_at(results, start, _span(pipeline))
+            _start_at(results, start, frame_span(pipeline))
         if 'frame_inds' in results and results['video_reader'] is not None:  # decoded next
             frames = results['frame_inds']
             times = results['video_reader'].times[frames].tolist()
@@ -185,14 +155,6 @@ def _start_at(results: dict, start: float, span: int | None) -> None:
     first = reader.frame_at(start)
     results['start_index'] = first
     results['total_frames'] = min(total - first, span or total)
-
-
-def _span(pipeline: list[dict]) -> int | None:
-    """Return from how many consecutive frames the pipeline takes a clip, if not from all."""
-    for step in pipeline:
-        if step['type'] == 'SampleFrames' and step['clip_len'] > 1:
-            return (step['clip_len'] - 1) * step.get('frame_interval', 1) + 1
-    return None
 
 
 def clip_sizes(recognizer: nn.Module, sample: Tensor) -> tuple[int, int | None]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmsifa.apis.prediction.scores import VideoResult
 from mmsifa.apis.prediction.timeline import spans
-from mmsifa.apis.prediction.windows import Worker
+from mmsifa.datasets.reading_process import ReadingProcess
 from mmsifa.fileio.atomic_write import unfinished_file
 from mmsifa.fileio.video import VideoReader, VideoWriter
 
@@ -53,7 +53,9 @@ def annotate_video(
         starts += [start for start, _ in spans(result.predictions)][1:]
     with unfinished_file(path) as file:
         unfinished = Path(file.name)
-        with closing(Worker(_annotate, result.video, unfinished, starts, captions)) as worker:
+        with closing(
+            ReadingProcess(_annotate, result.video, unfinished, starts, captions)
+        ) as worker:
             for written, total in worker:
                 if on_frames:
                     on_frames(written, total)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from mmsifa.apis.prediction.windows import (
     Window,
-    Worker,
-    video_pipeline,
     video_samples,
 )
 from mmsifa.datasets.class_folders import VIDEO_SUFFIXES
+from mmsifa.datasets.pipelines import video_pipeline
+from mmsifa.datasets.reading_process import ReadingProcess
 from mmsifa.fileio.video import UnreadableVideoError
 
 
@@ -185,12 +185,12 @@ def _read_ahead(
 ) -> Iterator[tuple[VideoResult, Window | None, dict | None]]:
     """Yield the samples of videos, and at the end of each video None."""
     waiting, ahead = iter(videos), min(4, os.cpu_count() or 1)
-    running: deque[tuple[VideoResult, Worker]] = deque()
+    running: deque[tuple[VideoResult, ReadingProcess]] = deque()
     try:
         while True:
             while len(running) < ahead and (video := next(waiting, None)) is not None:
                 running.append(
-                    (VideoResult(video), Worker(video_samples, video, pipeline, sliding))
+                    (VideoResult(video), ReadingProcess(video_samples, video, pipeline, sliding))
                 )
             if not running:
                 return

@@ -1,0 +1,125 @@
+"""Reading of videos in processes of their own, which a file may crash."""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from mmcv.transforms import BaseTransform
+
+from mmsifa.datasets.checked import reason_of
+from mmsifa.fileio.video import UnreadableVideoError
+
+TIMEOUT = 300  # seconds without a sign of life, then a video counts as unreadable
+
+
+class ReadingProcess:
+    """A process that runs a generator, one item ahead of whoever takes the items.
+
+    A file that crashes the decoder, as a cut-off AVI can, costs this process and no other, and no
+    more than two items are in memory.
+
+    Args:
+        target: The generator function.
+        *args: Its arguments.
+
+    Raises:
+        UnreadableVideoError: When it is iterated and the generator raised something, the process
+            crashed or is silent for 300 seconds.
+    """
+
+    def __init__(self, target: Callable[..., Iterator], *args: Any):
+        context: Any = get_context('fork' if sys.platform == 'linux' else 'spawn')
+        self._end, end = context.Pipe(duplex=False)
+        self._process = context.Process(target=_run, args=(end, target, args), daemon=True)
+        self._process.start()
+        end.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        while self._end.poll(TIMEOUT):
+            try:
+                done, item = pickle.loads(self._end.recv_bytes())
+            except EOFError:
+                self._process.join()
+                code = self._process.exitcode or 0
+                cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
+                raise UnreadableVideoError(f'it crashes the decoder ({cause})') from None
+            if done and item is None:
+                return
+            if done:
+                raise item
+            yield item
+        raise UnreadableVideoError(f'the decoder gave nothing for {TIMEOUT} seconds')
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self._end.close()
+
+
+def read_in_process(target: Callable[..., Iterator], video: str | Path, *args: Any) -> list[Any]:
+    """Return all that a generator yields of a video, from a :class:`ReadingProcess`.
+
+    Args:
+        target: The generator function, which gets the video's path as a string.
+        video: Path.
+        *args: Its other arguments.
+
+    Returns:
+        The items.
+
+    Raises:
+        UnreadableVideoError: If the generator raised something or crashed; it names the video.
+    """
+    with closing(ReadingProcess(target, str(video), *args)) as items:
+        try:
+            return list(items)
+        except UnreadableVideoError as error:
+            raise UnreadableVideoError(f'{video} cannot be read ({error})') from error
+
+
+def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
+    """Send what a generator yields, as (False, item), and how it ended, as (True, error)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)  # the decoder's own words
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    error = None
+    try:
+        for item in target(*args):
+            end.send_bytes(pickle.dumps((False, item)))
+    except Exception as raised:
+        error = UnreadableVideoError(failure_of(raised))
+    end.send_bytes(pickle.dumps((True, error)))
+
+
+def _end_with_the_main_process() -> None:
+    """Do not wait for ever to send to a process that was killed."""
+    if main := parent_process():
+        main.join()
+        os._exit(1)
+
+
+def failure_of(error: Exception) -> str:
+    """Why a video failed, with the pipeline's step that raised the error, if one did."""
+    step = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(owner := frame.f_locals.get('self'), BaseTransform):
+            step = type(owner).__name__
+    if step is None and isinstance(error, UnreadableVideoError):
+        return str(error)
+    return reason_of(step or type(error).__name__, error)
