@@ -35,7 +35,7 @@ from rich.progress import track
 from mmsifa.apis.conversion import _released_name, _released_shape, convert_release
 from mmsifa.checkpoints.load import CheckpointError, safe_loading
 from mmsifa.fileio.atomic_write import write_atomically
-from mmsifa.models.weights import load_2d_swin_weights, load_2d_weights
+from mmsifa.models.weights_2d import load_2d_swin_weights, load_2d_weights
 from mmsifa.ops import BACKENDS, inter_frame_attention
 
 # What loading a file must never do; Python reports it before it happens.

@@ -9,8 +9,8 @@ from mmaction.apis import init_recognizer
 from mmengine.config import Config
 from torch import nn
 
+from mmsifa.checkpoints.fit import load_fitting_weights
 from mmsifa.fileio.config_files import config_errors, config_folder
-from mmsifa.models.weights import load_fitting_weights
 
 
 def default_device() -> str:

@@ -12,87 +12,20 @@ import struct
 import threading
 import traceback
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-from mmsifa.checkpoints.scan import FUNCTIONS, NUMBERS, NotAllowed, scan
+from mmsifa.checkpoints.scan import NotAllowed, scan
+from mmsifa.checkpoints.stand_ins import STAND_INS
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is refused; the message says what was expected and what to do."""
 
 
-# Stand-ins rebuild what MMEngine's checkpoints hold beside tensors: the real getattr would let a
-# file run commands, the real numpy names forge object arrays whose items are stray memory.
-
-
-class _OneCycle:
-    """Opaque stand-in for the scheduler whose annealing function a checkpoint names."""
-
-
-def _getattr(owner, name):
-    for stand_in, cls in ((HistoryBuffer, HistoryBuffer), (_OneCycle, OneCycleParamScheduler)):
-        if owner is stand_in and name in FUNCTIONS[f'{cls.__module__}.{cls.__qualname__}']:
-            return getattr(cls, name)
-    raise pickle.UnpicklingError(f'it asks for getattr({owner!r}, {name!r})')
-
-
-class _DType:
-    """Stand-in for ``numpy.dtype``: plain numbers only."""
-
-    def __init__(self, code, align=False, copy=False):
-        if not NUMBERS.fullmatch(code):
-            raise pickle.UnpicklingError(f'it asks for arrays of numpy.dtype({code!r})')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array(np.ndarray):
-    """Stand-in for ``numpy.ndarray``, empty until its state is set; it is saved as a real one."""
-
-    def __new__(cls, *args):
-        if args:
-            raise pickle.UnpicklingError(f'it asks for numpy.ndarray{args}')
-        return super().__new__(cls, 0, np.int8)
-
-    def __setstate__(self, state):
-        version, shape, dtype, fortran, data = state
-        super().__setstate__((version, shape, dtype.dtype, fortran, data))
-
-    def __reduce__(self):
-        return np.asarray(self).__reduce__()
-
-
-def _reconstruct(cls, shape, code):
-    return _Array()
-
-
-def _scalar(dtype, data):
-    return np.frombuffer(data, dtype.dtype, count=1)[0]
-
-
-def _no_bytes():
-    return b''
-
-
-SAFE_GLOBALS = {
-    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
-    'builtins.getattr': _getattr,
-    'builtins.bytes': _no_bytes,
-    'numpy.dtype': _DType,
-    'numpy.ndarray': _Array,
-    'numpy._core.multiarray._reconstruct': _reconstruct,
-    'numpy._core.multiarray.scalar': _scalar,
-    'numpy.core.multiarray._reconstruct': _reconstruct,  # files of numpy 1
-    'numpy.core.multiarray.scalar': _scalar,
-}
 _torch_load = torch.load
 _lock = threading.RLock()
 # What Python and torch raise on the bytes of other files.
@@ -137,7 +70,7 @@ def _safe_load(f, *args, **kwargs):
         raise refused(name, str(error)) from None
     except (*_DAMAGED, MemoryError, RuntimeError) as error:  # the latter from torch's zip reader
         raise refused(name, _damage(error)) from None
-    allowed: list = [(stand_in, name) for name, stand_in in SAFE_GLOBALS.items()]
+    allowed: list = [(stand_in, name) for name, stand_in in STAND_INS.items()]
     with torch.serialization.safe_globals(allowed):
         try:
             return _torch_load(f, *args, **kwargs)
@@ -186,3 +119,37 @@ def safe_loading() -> Iterator[None]:
             yield
         finally:
             torch.load = before
+
+
+def load_safely(load: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
+    """Let a function of MMEngine load a checkpoint, safely.
+
+    ``meta['config']`` is taken away, which resuming would run as Python code
+    (mmengine/runner/runner.py:2028).
+
+    Args:
+        load: The function, which calls ``torch.load``.
+        path: Its first argument: a path or URL.
+        *args: Its other arguments.
+        **kwargs: Likewise.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: As in :func:`safe_loading`, and if the path is that of a folder.
+    """
+    if Path(path).expanduser().is_dir():
+        raise refused(path, 'it is a folder')
+    with safe_loading():
+        checkpoint = load(path, *args, **kwargs)
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
+
+
+def load_file(path: str) -> Mapping:
+    """Read a checkpoint from a path, a URL or ``'torchvision://resnet50'`` onto the CPU, safely."""
+    from mmengine.runner import CheckpointLoader  # patched to load by load_safely
+
+    return CheckpointLoader.load_checkpoint(path, map_location='cpu')

@@ -7,17 +7,17 @@ from mmaction.models.backbones import ResNet, ResNetTSM
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
-from mmsifa.models.weights import (
+from mmsifa.checkpoints.fit import (
     first_ten,
     first_three,
     kind_of,
-    load_2d_weights,
-    load_file,
     same_kind,
     state_dict_in,
     without_module,
     without_place,
 )
+from mmsifa.checkpoints.load import load_file
+from mmsifa.models.weights_2d import load_2d_weights
 
 
 def check_one_source(pretrained: str | None, init_cfg: dict | list[dict] | None) -> None:

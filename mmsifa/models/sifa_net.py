@@ -19,7 +19,7 @@ from mmsifa.models.bottlenecks import (
 )
 from mmsifa.models.pretrained_init import check_one_source, check_pretrained
 from mmsifa.models.sifa_block import SIFA, check_sifa
-from mmsifa.models.weights import load_2d_weights
+from mmsifa.models.weights_2d import load_2d_weights
 from mmsifa.ops.arguments import (
     check_configs,
     check_flags,

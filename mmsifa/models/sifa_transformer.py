@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from mmsifa.models.pretrained_init import check_one_source, check_pretrained
 from mmsifa.models.sifa_block import check_sifa
 from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
-from mmsifa.models.weights import load_2d_swin_weights
+from mmsifa.models.weights_2d import load_2d_swin_weights
 from mmsifa.ops.arguments import (
     check_configs,
     check_flags,

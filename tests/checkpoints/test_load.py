@@ -29,8 +29,7 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner, load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmsifa.checkpoints import load as checkpoints
-from mmsifa.checkpoints import scan
+from mmsifa.checkpoints import scan, stand_ins
 from mmsifa.checkpoints.load import CheckpointError, safe_loading
 from mmsifa.checkpoints.scan import ALLOWED
 from mmsifa.commands import run_tool as mmsifa_run
@@ -493,9 +492,9 @@ def test_no_name_is_allowed_in_vain(name, usual_files, monkeypatch):
     assert all(f'it asks for {name}, expected' in error for error in errors)
 
 
-@pytest.mark.parametrize('name', sorted(checkpoints.SAFE_GLOBALS))
+@pytest.mark.parametrize('name', sorted(stand_ins.STAND_INS))
 def test_torch_needs_every_stand_in(name, usual_files, monkeypatch):
-    monkeypatch.delitem(checkpoints.SAFE_GLOBALS, name)
+    monkeypatch.delitem(stand_ins.STAND_INS, name)
     errors = errors_of(usual_files)
     assert errors
     assert all(name.removeprefix('builtins.') in error for error in errors)

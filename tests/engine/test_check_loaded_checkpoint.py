@@ -7,8 +7,8 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
+from mmsifa.checkpoints.fit import load_fitting_weights
 from mmsifa.checkpoints.load import CheckpointError
-from mmsifa.models.weights import load_fitting_weights
 
 CHECK = dict(type='mmaction.CheckLoadedCheckpointHook')
 

@@ -110,7 +110,7 @@ def test_blocks_are_cut_and_nothing_else():
     assert all(wrap_blocks(module, True, 0) for module in model.modules())
 
 
-# The mends
+# The patches
 
 
 def patch_again(name):
@@ -140,7 +140,7 @@ def saved_position(save_checkpoint) -> dict:
 def test_flexible_runner_saves_the_position_it_is_given():
     assert saved_position(FlexibleRunner.save_checkpoint) == dict(epoch=1, iter=2)
     upstream = FlexibleRunner.save_checkpoint.__wrapped__
-    assert saved_position(upstream) == dict(epoch=2, iter=2), 'this mend may go'
+    assert saved_position(upstream) == dict(epoch=2, iter=2), 'this patch may go'
 
 
 def test_flexible_runner_is_left_alone_where_it_does_so_itself(monkeypatch):
@@ -162,7 +162,7 @@ def test_upstream_gives_the_optimizers_state_in_an_order_of_the_past(monkeypatch
         lambda *args: given.append(args),
     )
     FSDPStrategy.load_optim_state_dict.__wrapped__(strategy, 'state')
-    assert given == [('state', 'model', 'optimizer')], 'this mend may go'
+    assert given == [('state', 'model', 'optimizer')], 'this patch may go'
 
 
 def test_resuming_is_left_alone_where_the_order_fits(monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmsifa.engine.patches import safe_loading
+from mmsifa.checkpoints import safe_loading
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/cluster.md').read_text()

@@ -13,9 +13,9 @@ import torch
 from mmaction.registry import HOOKS
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmsifa.engine.hooks import PreemptionHook
+from mmsifa.engine.model_wrappers import without_wrapper
 
 
 def write(runner, name: str, record: dict) -> None:
@@ -36,7 +36,7 @@ class RankRecord(Hook):
 
     def before_train(self, runner):
         self.seen: dict = {'trained': [], 'validated': {}}
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model = without_wrapper(runner.model)
         write(runner, 'started', dict(world_size=get_world_size()))
         torch.save(self.model.state_dict(), f'{runner.work_dir}/ranks/initial{get_rank()}.pth')
 

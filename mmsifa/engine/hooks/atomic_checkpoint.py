@@ -5,9 +5,9 @@ from pathlib import Path
 from mmaction.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmsifa.engine.model_wrappers import without_wrapper
 from mmsifa.fileio.atomic_write import remove_unfinished, write_atomically
 
 
@@ -55,8 +55,10 @@ class AtomicCheckpointHook(CheckpointHook):
         if path == self.last_ckpt:
             return path  # a regular one, just saved
         previous = runner.message_hub.runtime_info.get(self._INTERRUPTED)
-        saved = _model(runner).state_dict()
-        buffers = {n: b.cpu() for n, b in _model(runner).named_buffers() if n in saved}
+        saved = without_wrapper(runner.model).state_dict()
+        buffers = {
+            n: b.cpu() for n, b in without_wrapper(runner.model).named_buffers() if n in saved
+        }
         self._rank_buffers = all_gather_object(buffers)
         runner.message_hub.update_info(self._INTERRUPTED, path)
         self._save(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
@@ -134,7 +136,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if 'optimizer' in checkpoint and self._waits_for_update(runner):
             checkpoint['pending_gradients'] = {
                 name: parameter.grad.cpu()
-                for name, parameter in _model(runner).named_parameters()
+                for name, parameter in without_wrapper(runner.model).named_parameters()
                 if parameter.grad is not None
             }
 
@@ -151,7 +153,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if len(buffers) == get_world_size():
             checkpoint['state_dict'].update(buffers[get_rank()])
         pending = checkpoint.get('pending_gradients', {})
-        for name, parameter in _model(runner).named_parameters():
+        for name, parameter in without_wrapper(runner.model).named_parameters():
             if name in pending:
                 parameter.grad = pending[name].to(parameter.device)
 
@@ -162,10 +164,6 @@ class AtomicCheckpointHook(CheckpointHook):
     def _average_pending_gradients(self, runner):
         """Each rank holds its own until the update; their mean leaves the update as it is."""
         if get_world_size() > 1 and self._waits_for_update(runner):
-            for parameter in _model(runner).parameters():
+            for parameter in without_wrapper(runner.model).parameters():
                 if parameter.grad is not None:
                     all_reduce(parameter.grad, 'mean')
-
-
-def _model(runner):
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -6,10 +6,10 @@ import torch
 from mmaction.registry import HOOKS
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmsifa.datasets import FaultTolerant
 from mmsifa.engine.hooks.labels import datasets_of
+from mmsifa.engine.model_wrappers import without_wrapper
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import escape_path, read_lines
 
@@ -112,7 +112,7 @@ class BadVideosHook(Hook):
         if not self.active:
             return
         self._judge(runner)  # what training has drawn so far
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = without_wrapper(runner.model)
         self._scoring = model.register_forward_hook(self._score)
 
     def after_val(self, runner):

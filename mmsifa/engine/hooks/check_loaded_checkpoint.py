@@ -4,7 +4,7 @@ from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
-from mmsifa.models.weights import check_fit
+from mmsifa.checkpoints.fit import check_fit
 
 
 @HOOKS.register_module()

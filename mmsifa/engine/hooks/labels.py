@@ -7,9 +7,9 @@ from mmaction.models import BCELossWithLogits
 from mmaction.registry import HOOKS
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
-from mmsifa.engine.patches.scores import metrics_of_labels
+from mmsifa.engine.model_wrappers import without_wrapper
+from mmsifa.engine.patches.metrics import metrics_of_labels
 
 
 def datasets_of(runner) -> Iterator[Any]:
@@ -68,7 +68,7 @@ class CheckLabelsHook(Hook):
         Args:
             runner: The runner.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = without_wrapper(runner.model)
         head: Any = getattr(model, 'cls_head', None)
         classes = getattr(head, 'num_classes', None)
         by_itself = isinstance(getattr(head, 'loss_cls', None), BCELossWithLogits)

@@ -7,12 +7,12 @@ import numpy as np
 from mmaction.registry import HOOKS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmsifa.apis.inspection.capture import capture_attention, sifa_layers
 from mmsifa.apis.inspection.inspected_video import best_scores, clip_frames, clip_sizes
 from mmsifa.apis.inspection.records import Inspection, LayerAttention
+from mmsifa.engine.model_wrappers import without_wrapper
 
 
 @HOOKS.register_module()
@@ -70,7 +70,7 @@ class SIFAVisualizationHook(Hook):
         Args:
             runner: The runner.
         """
-        names = sifa_layers(_recognizer(runner))
+        names = sifa_layers(without_wrapper(runner.model))
         if self.layer is not None and self.layer not in names:
             raise ValueError(
                 f'SIFAVisualizationHook is to show {self.layer}, but the SIFA layers are '
@@ -99,7 +99,7 @@ class SIFAVisualizationHook(Hook):
         self._captured: dict[int, list[LayerAttention]] = {}
         if not is_main_process():
             return
-        model, inputs = _recognizer(runner), data_batch['inputs']
+        model, inputs = without_wrapper(runner.model), data_batch['inputs']
         views, num_frames = clip_sizes(model, inputs[0])
         for sample in range(-self._seen % self.interval, len(inputs), self.interval):
             if self._shown + len(self._captured) == self.num_samples:
@@ -123,7 +123,7 @@ class SIFAVisualizationHook(Hook):
         # Draws by matplotlib, which nothing else in training needs.
         from mmsifa.apis.inspection.figure import figure_to_image, summary_figure
 
-        model = _recognizer(runner)
+        model = without_wrapper(runner.model)
         inputs = model.data_preprocessor(data_batch, False)['inputs']
         for sample, layers in self._captured.items():
             for layer in layers:
@@ -174,10 +174,6 @@ def statistics(layer: LayerAttention) -> dict[str, float]:
     lengths = np.hypot(layer.offset[:, :, 0], layer.offset[:, :, 1])
     means = dict(length=lengths, outside=layer.outside(), entropy=layer.entropy())
     return {f'sifa/{layer.name}/{name}': float(values.mean()) for name, values in means.items()}
-
-
-def _recognizer(runner):
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _step(runner) -> int:

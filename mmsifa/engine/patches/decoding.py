@@ -1,4 +1,4 @@
-"""The gaps of MMAction2 1.2 where it reads videos; :mod:`mmsifa.engine.patches` closes them."""
+"""Patches of how MMAction2 reads and draws videos."""
 
 import functools
 import io

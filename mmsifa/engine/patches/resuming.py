@@ -1,4 +1,4 @@
-"""What a run goes on from and what of it counts: MMEngine's resuming, mended.
+"""Patches of what a run resumes from and what of it counts.
 
 With ``resume=True`` the last checkpoint of the work folder is resumed, wherever that folder is now.
 If there is none yet, ``load_from`` gives the weights that the run starts from. ``resume='FILE'``

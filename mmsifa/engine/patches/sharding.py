@@ -1,4 +1,4 @@
-"""The gaps of MMEngine's FSDP, mended as those in :mod:`mmsifa.engine.patches`."""
+"""Patches of MMEngine's FSDP and of its FlexibleRunner."""
 
 import functools
 import inspect
