@@ -17,9 +17,20 @@ from mmengine.registry import init_default_scope
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # lets the GPU kernels run on the CPU
 
+from missing import MISSING
+
 import mmsifa  # noqa: F401  (before anything imports MMAction2's models)
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a test that this machine cannot run; fail where ``MMSIFA_NEEDS`` names its marker."""
+    for marker, reason in MISSING.items():
+        if item.get_closest_marker(marker) and (missing := reason()):
+            needed = os.environ.get('MMSIFA_NEEDS', '').split()
+            (pytest.fail if marker in needed else pytest.skip)(missing)
 
 
 def pytest_configure():
@@ -28,12 +39,17 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    """Put the slowest files first: each runs in one process, and none should end alone."""
+    """Put the slowest files first, since each runs in one process; mark by fixture and folder."""
     slowest = (
         'test_quickstart', 'test_op_tools', 'test_checkpoint', 'test_slurm', 'test_engine',
         'test_study', 'test_docs', 'test_tutorial',
     )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
+    for item in items:
+        if 'browser' in getattr(item, 'fixturenames', ()):
+            item.add_marker('browser')
+        if item.path.parent.name == 'e2e':
+            item.add_marker('slow')
 
 
 @pytest.fixture(scope='session')

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs every check: format, lint, types, tests. Arguments go to pytest; -n sets its processes (2).
+# Runs every check: format, lint, types, tests. --fast, the first argument, leaves the slow tests out;
+# all others go to pytest, whose -n sets its processes (2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ "${1:-}" != --fast ] || set -- -m 'not slow' "${@:2}"
 source tools/setup_env.sh tests
 bash tools/setup_browser.sh || echo "The tests of web pages will be skipped"
 

@@ -98,11 +98,11 @@ def _resources(arch, kernel, args, constants) -> dict[str, int]:
 
 @pytest.fixture(scope='module')
 def outside_the_interpreter(run):
-    pytest.importorskip('triton')
     env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     return json.loads(run('python', '-W', 'ignore', __file__, env=env).stdout.splitlines()[-1])
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize('arch', _ARCHITECTURES)
 @pytest.mark.parametrize('case', _CASES)
 def test_kernels_spill_no_registers(outside_the_interpreter, case, arch):
@@ -112,6 +112,7 @@ def test_kernels_spill_no_registers(outside_the_interpreter, case, arch):
         assert used['STACK'] == used['LOCAL'] == 0, (kernel, used)
 
 
+@pytest.mark.triton
 def test_reason_names_the_device(outside_the_interpreter):
     reason = outside_the_interpreter['reason']
     assert reason == "it needs a GPU, got a tensor on cpu: move the inputs with .to('cuda')"
@@ -142,6 +143,7 @@ print(reason)
 """
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize(
     ('version', 'said'),
     [
@@ -150,7 +152,6 @@ print(reason)
     ],
 )
 def test_mmsifa_imports_with_an_older_triton(version, said, run):
-    pytest.importorskip('triton')
     env = os.environ | {'TRITON_INTERPRET': '1'}
     code = AS_OF.format(version=version)
     assert run('python', '-W', 'ignore', '-c', code, env=env).stdout.splitlines()[-1] == said

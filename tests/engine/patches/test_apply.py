@@ -2,7 +2,6 @@
 
 import sys
 
-import numpy as np
 import pytest
 from mmaction.datasets.transforms.processing import ColorJitter
 from mmaction.models.heads import BaseHead
@@ -15,8 +14,6 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmsifa.engine import patches
-
-numpy_2 = pytest.mark.skipif(np.__version__ < '2', reason='numpy 1 wraps around')
 
 
 @pytest.mark.parametrize(
@@ -31,7 +28,7 @@ numpy_2 = pytest.mark.skipif(np.__version__ < '2', reason='numpy 1 wraps around'
         ('config_base', 'get external package'),
         ('head', 'BFloat16'),
         ('multimodal', 'Error'),  # of timm or of transformers, whichever is missing or too new
-        pytest.param('hue', 'out of bounds for uint8', marks=numpy_2),
+        pytest.param('hue', 'out of bounds for uint8'),
         ('write', 'the old content is lost'),
     ],
 )

@@ -9,12 +9,9 @@ import torch
 from mmaction.models.heads import BaseHead, OmniHead, RGBPoseHead, TSNHead
 from mmaction.registry import OPTIM_WRAPPERS
 from mmaction.structures import ActionDataSample
-from mmengine.device import get_device
 
 from mmsifa.commands import run_tool as run
 from mmsifa.engine.patches import mixed_precision
-
-on_cpu = pytest.mark.skipif(get_device() != 'cpu', reason='about machines without a GPU')
 
 
 def build_amp(**options):
@@ -23,7 +20,7 @@ def build_amp(**options):
     return OPTIM_WRAPPERS.build(cfg)
 
 
-@on_cpu
+@pytest.mark.no_gpu
 def test_amp_trains_in_bfloat16_on_the_cpu(tiny, tmp_path):
     run.run_tool('train', [str(tiny), '--amp', '--work-dir', str(tmp_path)])
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
@@ -33,13 +30,13 @@ def test_amp_trains_in_bfloat16_on_the_cpu(tiny, tmp_path):
     assert np.isfinite(history).all()
 
 
-@on_cpu
+@pytest.mark.no_gpu
 def test_amp_on_the_cpu_refuses_float16():
     with pytest.raises(ValueError, match='expects dtype bfloat16, got float16'):
         build_amp(dtype='float16')
 
 
-@on_cpu
+@pytest.mark.no_gpu
 def test_a_run_resumes_on_the_other_device():
     on_cpu_, on_gpu = build_amp(), build_amp()
     on_gpu.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8)  # enabled, as on a GPU
@@ -59,7 +56,7 @@ def test_amp_on_a_gpu_is_upstreams(monkeypatch):
     assert received == dict(loss_scale=8.0, dtype='float16', use_fsdp=False, optimizer='SGD')
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+@pytest.mark.gpu
 def test_a_run_of_the_cpu_resumes_on_a_gpu():
     wrapper = build_amp(loss_scale=8.0)
     wrapper.load_state_dict({**wrapper.state_dict(), 'loss_scaler': {}})

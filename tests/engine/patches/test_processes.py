@@ -6,13 +6,10 @@ import sys
 
 import pytest
 import torch
-from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
 from mmengine.model import MMDistributedDataParallel
 
 from mmsifa.engine.patches import processes
-
-on_cpu = pytest.mark.skipif(get_device() != 'cpu', reason='about machines without a GPU')
 
 
 def test_two_processes_train_one_model_on_the_cpu(tiny, root, tmp_path):
@@ -49,7 +46,7 @@ def test_two_processes_train_one_model_on_the_cpu(tiny, root, tmp_path):
     assert not torch.equal(before[weight], first[weight])
 
 
-@on_cpu
+@pytest.mark.no_gpu
 @pytest.mark.parametrize('asked', ['nccl', 'mpi'])
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_every_launcher_takes_gloo_for_nccl(launcher, asked, monkeypatch):
