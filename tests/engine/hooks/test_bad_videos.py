@@ -26,7 +26,7 @@ from mmsifa.engine.hooks import BadVideosHook
 from mmsifa.engine.loops import seed_generators
 from mmsifa.fileio.video import UnreadableVideoError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 # Files of every kind
