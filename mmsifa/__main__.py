@@ -1,11 +1,88 @@
-"""The command line: ``mmsifa run TOOL`` runs one of MMAction2's own tools."""
+"""The command line: ``mmsifa COMMAND``, or ``python -m mmsifa COMMAND``."""
 
+import argparse
 import sys
+from collections.abc import Callable, Sequence
 
-from mmsifa.commands import run_tool
+from mmsifa.commands import (
+    check_videos,
+    convert,
+    export,
+    inspect,
+    make_lists,
+    make_motion_dataset,
+    plot,
+    predict,
+    report,
+    run_tool,
+)
+from mmsifa.commands.options import exit_code, print_any_text
+
+COMMANDS = {
+    'predict': predict,
+    'inspect': inspect,
+    'export': export,
+    'report': report,
+    'convert': convert,
+    'check-videos': check_videos,
+    'make-lists': make_lists,
+    'make-motion-dataset': make_motion_dataset,
+    'plot': plot,
+    'run': run_tool,
+}
+
+
+class _Help(argparse.HelpFormatter):
+    """Fills paragraphs and leaves indented ones, which are commands, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = text.split('\n\n')
+        return '\n\n'.join(p if p[0] == ' ' else fill(p, width, indent) for p in paragraphs)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands, each described by its module's docstring."""
+    parser = argparse.ArgumentParser(
+        'mmsifa',
+        description='Use and check video recognizers with inter-frame attention.',
+        epilog='mmsifa COMMAND --help shows the arguments of a command and an example.',
+    )
+    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    for name, command in COMMANDS.items():
+        description, _, example = (command.__doc__ or '').partition('\n\nExample:\n')
+        own = commands.add_parser(
+            name,
+            help=description.splitlines()[0].rstrip('.'),
+            description=description,
+            epilog=f'example:\n\n{example.rstrip()}',
+            formatter_class=_Help,
+        )
+        command.add_arguments(own)
+        own.set_defaults(run=command.run, parser=own)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, load: Callable[[], object] = lambda: None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Its name and arguments. Defaults to those of the process.
+        load: Imports the package, which is called once the arguments were read. Defaults to
+            nothing, where it is imported already.
+
+    Returns:
+        The exit code.
+    """
+    args = make_parser().parse_args(argv)
+    if args.run is not run_tool.run:  # whose tools print as they do without mmsifa
+        print_any_text()
+    try:
+        load()
+    except ImportError as error:
+        sys.exit(f'{args.parser.prog}: {error}')
+    return exit_code(args.run(args, args.parser))
+
 
 if __name__ == '__main__':
-    if sys.argv[1:2] != ['run']:
-        sys.exit(run_tool.USAGE)
-    del sys.argv[1]
-    run_tool.main()
+    sys.exit(main())

@@ -70,10 +70,9 @@ def run():
 
     def run(*command, cwd=ROOT, check=True, **kwargs):
         command = [str(part) for part in command]
-        if command[0] in ('python', 'mim'):
-            command[:1] = (
-                [sys.executable] if command[0] == 'python' else [sys.executable, '-m', 'mim']
-            )
+        if command[0] in ('python', 'mim', 'mmsifa'):
+            module = [] if command[0] == 'python' else ['-m', command[0]]
+            command[:1] = [sys.executable, *module]
         done = subprocess.run(
             command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
         )
@@ -105,7 +104,7 @@ def motion_data(tmp_path_factory, run) -> Path:
     """A small motion data set: 16 training and 9 validation clips of 18 frames."""
     out = tmp_path_factory.mktemp('data') / 'motion'
     sizes = ['--num-train', 16, '--num-val', 9, '--num-frames', 18]
-    run('python', 'tools/make_motion_dataset.py', out, *sizes)
+    run('mmsifa', 'make-motion-dataset', out, *sizes)
     return out
 
 

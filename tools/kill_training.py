@@ -88,7 +88,8 @@ class Training:
         command = [
             sys.executable,
             '-m',
-            'mmsifa.commands.run_tool',
+            'mmsifa',
+            'run',
             'train',
             'configs/sifa_tiny_motion.py',
         ]
@@ -213,7 +214,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
         bar = progress.add_task('Killing', total=args.kills + 2)
         data = Path(folder, 'motion')
-        make = [sys.executable, str(ROOT / 'tools/make_motion_dataset.py'), str(data)]
+        make = [sys.executable, '-m', 'mmsifa', 'make-motion-dataset', str(data)]
         sizes = ['--num-train', '16', '--num-val', '9', '--num-frames', '18']
         subprocess.run([*make, *sizes], check=True, stdout=subprocess.DEVNULL)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from make_motion_dataset import Settings
 from mmaction.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
@@ -19,6 +18,7 @@ from rich.progress import track
 
 from mmsifa.apis.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
 from mmsifa.apis.analysis.report_pages import around_markers, billions, millions, row
+from mmsifa.commands.make_motion_dataset import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {'SIFANet': 'SIFA-Net', 'SIFATransformer': 'SIFA-Transformer'}

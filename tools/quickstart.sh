@@ -12,19 +12,19 @@ config=configs/sifa_tiny_motion.py
 data=data/motion
 mkdir -p "$out"
 
-python tools/make_motion_dataset.py $data
+mmsifa make-motion-dataset $data
 mim train mmaction $config --work-dir "$out" --seed 0 2>&1 | tee "$out/train.log"
 checkpoint=$(cat "$out/last_checkpoint")
 mim test mmaction $config --checkpoint "$checkpoint" --work-dir "$out" --dump "$out/predictions.pkl" \
     2>&1 | tee "$out/test.log"
 
-python tools/plot_learning_curve.py "$out" --out "$out/learning_curve.png"
+mmsifa plot "$out" --out "$out/learning_curve.png"
 rc=$(mktemp) # MMAction2's picture cuts long names off
 trap 'rm -f "$rc"' EXIT
 echo 'savefig.bbox: tight' >"$rc"
-MATPLOTLIBRC=$rc python -m mmsifa run confusion_matrix $config "$out/predictions.pkl" --include-values \
+MATPLOTLIBRC=$rc mmsifa run confusion_matrix $config "$out/predictions.pkl" --include-values \
     --label-file $data/label_map.txt --show-path "$out/confusion_matrix.png"
-python tools/predict.py $data/videos_val/00000_left.mp4 --config $config --checkpoint "$checkpoint" \
+mmsifa predict $data/videos_val/00000_left.mp4 --config $config --checkpoint "$checkpoint" \
     --labels $data/label_map.txt
 
 accuracy=$(grep -oE 'acc/top1: [0-9.]+' "$out/test.log" | tail -n 1)

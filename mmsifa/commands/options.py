@@ -1,4 +1,9 @@
-"""Arguments that the command lines of trained recognizers share, with errors in words."""
+"""Arguments that several commands share, with errors in words, and what they print with.
+
+What is imported here at the top must be quick: ``mmsifa --help`` waits for it.
+"""
+
+from __future__ import annotations
 
 import argparse
 import io
@@ -6,35 +11,27 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from mmengine.config import DictAction
-from mmengine.logging import MMLogger
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
-from mmsifa.apis.recognizer import default_device
-from mmsifa.datasets.annotations import check_delimiter
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
 
 
-class ConfigOptions(DictAction):
+class ConfigOptions(argparse.Action):
     """MMEngine's ``KEY=VALUE`` pairs of ``--cfg-options``, with an error in words."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         """Take the pairs."""
+        from mmengine.config import DictAction
+
+        take = DictAction(self.option_strings, self.dest, nargs='+')
         for pair in values:
             key, equals, _ = pair.partition('=')
             if not (equals and all(key.split('.'))):
                 parser.error(f'{option_string}: expected KEY=VALUE, got {pair}')
             try:
-                super().__call__(parser, namespace, [pair], option_string)
+                take(parser, namespace, [pair], option_string)
             except (AssertionError, ValueError) as error:
                 parser.error(f'{option_string}: {pair} has no value that can be read ({error})')
 
@@ -63,7 +60,9 @@ class _Console(io.TextIOWrapper):
         options = stream.encoding, stream.errors, None
         super().__init__(stream.buffer, *options, stream.line_buffering, stream.write_through)
         self.before = stream  # which closes the buffer when it goes
-        for handler in MMLogger.get_current_instance().handlers:
+        mmengine_logging = sys.modules.get('mmengine.logging')
+        logger = mmengine_logging and mmengine_logging.MMLogger.get_current_instance()
+        for handler in logger.handlers if logger else []:
             if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
                 handler.setStream(self)
 
@@ -95,9 +94,10 @@ def exit_code(code: int = 0) -> int:
     Args:
         code: Its exit code otherwise. Defaults to 0.
     """
-    if sys.stdout:
+    if isinstance(sys.stdout, _Console):
         sys.stdout.flush()
-    return code or int(getattr(sys.stdout, 'lost', False))
+        return code or int(sys.stdout.lost)
+    return code
 
 
 def delimiter(text: str) -> str:
@@ -116,6 +116,8 @@ def delimiter(text: str) -> str:
         >>> delimiter(r'\t')
         '\t'
     """
+    from mmsifa.fileio.text_files import check_delimiter
+
     text = text.replace(r'\t', '\t')
     try:
         check_delimiter(text)
@@ -130,6 +132,16 @@ def progress_bar(speed_estimate_period: float = 30) -> Progress:
     Args:
         speed_estimate_period: Over how many seconds the speed is averaged. Defaults to 30.
     """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn('{task.description}', markup=False),
         BarColumn(),
@@ -158,6 +170,8 @@ def torch_device(name: str) -> torch.device:
         >>> torch_device('cpu')
         device(type='cpu')
     """
+    import torch
+
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -180,8 +194,7 @@ def add_recognizer_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--device',
         type=torch_device,
-        default=default_device(),
-        help='torch device (%(default)s)',
+        help='torch device; default: the first GPU, or else the CPU',
     )
     add(
         '--cfg-options',

@@ -1,26 +1,20 @@
-"""Run one of MMAction2's own tools with mmsifa imported first.
+"""Run one of MMAction2's own tools.
 
-    python -m mmsifa run TOOL [ARGS...]
-    torchrun --nproc-per-node 2 -m mmsifa run train CONFIG --launcher pytorch
+mmsifa is imported first: a config's custom_imports come too late for tools that import MMAction2's
+models first, such as confusion_matrix, and for mmsifa:: bases. TOOL is the name of the tool's file:
+train, test, confusion_matrix, get_flops, print_config, publish_model, and so on.
 
-A config's ``custom_imports`` come too late for tools that import MMAction2's models first, such as
-``confusion_matrix``, and for ``mmsifa::`` bases.
+Example:
+    mmsifa run train config.py --amp
+    torchrun --nproc-per-node 2 -m mmsifa run train config.py --launcher pytorch
 """
 
+import argparse
 import contextlib
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import mmaction
-
-from mmsifa.checkpoints.load import CheckpointError, safe_loading
-
-USAGE = """usage: python -m mmsifa run TOOL [ARGS...]
-
-TOOL is one of MMAction2's tools, by the name of its file: train, test, confusion_matrix, get_flops,
-print_config, publish_model, ...; ARGS are its own arguments (try TOOL --help)."""
 
 
 def find_tool(name: str) -> Path:
@@ -40,6 +34,8 @@ def find_tool(name: str) -> Path:
         >>> find_tool('confusion_matrix').name
         'confusion_matrix.py'
     """
+    import mmaction
+
     folder = Path(mmaction.__file__).parent / '.mim' / 'tools'
     tools = {path.relative_to(folder).with_suffix(''): path for path in folder.rglob('*.py')}
     wanted = Path(name.removesuffix('.py')).parts
@@ -61,6 +57,8 @@ def run_tool(name: str, argv: Sequence[str] = ()) -> None:
     Raises:
         ValueError: If no tool or more than one has this name.
     """
+    from mmsifa.checkpoints.load import safe_loading
+
     tool = find_tool(name)
     # publish_model and reparameterize_model open checkpoints without MMEngine.
     opens_checkpoints = 'torch.load(' in tool.read_text(encoding='utf-8')
@@ -74,23 +72,24 @@ def run_tool(name: str, argv: Sequence[str] = ()) -> None:
         sys.path.remove(str(tool.parent))
 
 
-def main() -> None:
-    """Run the tool that the command line names."""
-    if len(sys.argv) < 2:
-        sys.exit(USAGE)
-    name, *argv = sys.argv[1:]
-    if name in ('-h', '--help'):
-        print(USAGE)
-        return
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument('tool', metavar='TOOL', help='such as train or kinetics/download')
+    parser.add_argument(
+        'args', metavar='ARGS', nargs=argparse.REMAINDER, help='its own arguments; try TOOL --help'
+    )
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Run the tool that the arguments name."""
+    from mmsifa.checkpoints.load import CheckpointError
+
     try:
-        find_tool(name)
+        find_tool(args.tool)
     except ValueError as error:
-        sys.exit(f'mmsifa run: {error}')
+        sys.exit(f'{parser.prog}: {error}')
     try:
-        run_tool(name, argv)
+        run_tool(args.tool, args.args)
     except CheckpointError as error:
-        sys.exit(f'mmsifa run: {error}')
-
-
-if __name__ == '__main__':
-    main()
+        sys.exit(f'{parser.prog}: {error}')
+    return 0

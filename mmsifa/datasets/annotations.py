@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmsifa.fileio.text_files import numbered_lines
+from mmsifa.fileio.text_files import check_delimiter, numbered_lines
 
 MAX_SHOWN = 5  # problems named in an error
 MAX_NUMBER = 10**9 - 1
@@ -129,18 +129,6 @@ def annotation_lines(path: str | os.PathLike) -> Iterator[tuple[int, str | Value
         The number and text or error of :func:`~mmsifa.fileio.text_files.numbered_lines`.
     """
     return ((number, line) for number, line in numbered_lines(path) if line)
-
-
-def check_delimiter(delimiter: str) -> None:
-    """Raise a ValueError if a list cannot have this between its columns.
-
-    Args:
-        delimiter: What separates them.
-    """
-    if not delimiter or re.search(r'[\d\r\n]', delimiter):
-        raise ValueError(
-            f'the delimiter must have a character, and no digit or line break, got {delimiter!r}'
-        )
 
 
 class _Reader:

@@ -148,7 +148,7 @@ class NamesUnreadable(_OneList):
 
     def _unreadable(self, video: str, reason: str, error: Exception) -> None:
         raise UnreadableVideoError(
-            f'{escape_path(video)} cannot be read ({reason}). tools/check_videos.py finds all such '
+            f'{escape_path(video)} cannot be read ({reason}). mmsifa check-videos finds all such '
             f'videos of a list, {self.tolerant} leaves them out'
         ) from error
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsifa.datasets.annotations import check_delimiter
 from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.fileio.text_files import check_delimiter
 
 VIDEO_SUFFIXES = (
     *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),

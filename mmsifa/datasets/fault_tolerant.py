@@ -24,7 +24,7 @@ class FaultTolerant(NamesUnreadable):
 
     Only failures of the steps that open and decode videos or frames count. Errors of the
     configuration and of other steps stop at once, as does a video that fails where no BadVideosHook
-    is there to count it. A decoder that crashes takes its process along: ``tools/check_videos.py``
+    is there to count it. A decoder that crashes takes its process along: ``mmsifa check-videos``
     finds such files.
 
     Args:

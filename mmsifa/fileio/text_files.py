@@ -6,8 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 
-from mmengine.fileio import get_local_path
-
 MAX_LINE = 1 << 16  # characters; what is no text may be one endless line
 _NO_TEXT = re.compile('[\0\udc80-\udcff]')  # with the bytes that are not UTF-8
 # What no line of a text can hold, and a backslash that would be taken for an escape's.
@@ -35,6 +33,8 @@ def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str | ValueEr
         >>> list(numbered_lines(file))
         [(1, 'run'), (2, ''), (3, ValueError("b'na\\xefve' is not UTF-8"))]
     """
+    from mmengine.fileio import get_local_path
+
     with get_local_path(path) as local, open(local, 'rb') as raw:
         marked = raw.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         encoding = 'utf-16' if marked else 'utf-8'
@@ -76,6 +76,18 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def check_delimiter(delimiter: str) -> None:
+    """Raise a ValueError if a list cannot have this between its columns.
+
+    Args:
+        delimiter: What separates them.
+    """
+    if not delimiter or re.search(r'[\d\r\n]', delimiter):
+        raise ValueError(
+            f'the delimiter must have a character, and no digit or line break, got {delimiter!r}'
+        )
 
 
 def escape_path(path: str | os.PathLike) -> str:

@@ -1,6 +1,5 @@
 """The report on what recognizers cost: exact counts, real measurements, failures by name."""
 
-import importlib.util
 import json
 import os
 import statistics
@@ -16,6 +15,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmsifa.__main__ import main
 from mmsifa.apis import load_config
 from mmsifa.apis.analysis import (
     MeasurementError,
@@ -32,6 +32,7 @@ from mmsifa.apis.analysis import (
 )
 from mmsifa.apis.analysis.complexity import scores
 from mmsifa.apis.analysis.measurement import MeasuringProcess, describe
+from mmsifa.commands.report import END, START
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path(mmaction.__file__).parent / '.mim/configs'
@@ -43,16 +44,6 @@ SWIN = 'recognition/swin/swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kineti
 MVIT = 'recognition/mvit/mvit-small-p244_32xb16-16x4x1-200e_kinetics400-rgb'
 UNIFORMER = 'recognition/uniformer/uniformer-small_imagenet1k-pre_16x4x1_kinetics400-rgb'
 POSE = 'skeleton/posec3d/slowonly_r50_8xb16-u48-240e_ntu60-xsub-keypoint'
-
-
-@pytest.fixture(scope='module')
-def tool():
-    """The script as a module."""
-    path = ROOT / 'tools/model_report.py'
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def count(config, side=None):
@@ -220,7 +211,7 @@ def test_a_killed_process_is_a_sentence():
 
 
 @pytest.fixture(scope='module')
-def reported(tool, tmp_path_factory):
+def reported(tmp_path_factory):
     """A report on a good config, one that fails in training, one in building, one missing."""
     folder = tmp_path_factory.mktemp('report')
     base = f"_base_ = '{ROOT}/configs/sifa_tiny_motion.py'\n"
@@ -228,12 +219,12 @@ def reported(tool, tmp_path_factory):
     (folder / 'no_training.py').write_text(base + loss.format('BCELossWithLogits'))
     (folder / 'broken.py').write_text(base + loss.format('NoSuchLoss'))
     page = folder / 'page.md'
-    page.write_text(f'# Page\n\n{tool.START}\n{tool.END}\n\nThe end.\n')
+    page.write_text(f'# Page\n\n{START}\n{END}\n\nThe end.\n')
     configs = ['nope', folder / 'broken.py', 'tiny=sifa_tiny_motion', folder / 'no_training.py']
     options = ['--out', folder / 'out', '--page', page, '--side', 32, '--rounds', 2]
     options += ['--batch-size', 2]
     with pytest.raises(SystemExit) as exit_:
-        tool.main([str(part) for part in (*configs, *options)])
+        main(['report', *(str(part) for part in (*configs, *options))])
     return folder, exit_.value.code
 
 
@@ -266,13 +257,13 @@ def test_what_fails_is_named_and_the_rest_is_measured(reported):
     assert environment['device']
 
 
-def test_tables_and_chart_show_the_report(reported, tool):
+def test_tables_and_chart_show_the_report(reported):
     folder, _ = reported
     report = json.loads((folder / 'out/report.json').read_text())
     tables = markdown(report)
     assert (folder / 'out/report.md').read_text() == f'# Model report\n\n{tables}'
     before, middle, after = (folder / 'page.md').read_text().partition(tables)
-    assert (before, after) == (f'# Page\n\n{tool.START}\n\n', f'\n{tool.END}\n\nThe end.\n')
+    assert (before, after) == (f'# Page\n\n{START}\n\n', f'\n{END}\n\nThe end.\n')
     rows = [line for line in middle.splitlines() if line.startswith('| tiny ')]
     assert rows[0].startswith('| tiny | 16 frames, 32 x 32 | 2 clips | 1.1 | 0.0')
     assert ', layer4_dual 0.' in rows[1]
@@ -284,14 +275,14 @@ def test_tables_and_chart_show_the_report(reported, tool):
     assert picture.std() > 0.1
     (folder / 'out/report.md').unlink()
     with pytest.raises(SystemExit):  # what failed has failed
-        tool.main(['--out', str(folder / 'out')])
+        main(['report', '--out', str(folder / 'out')])
     assert (folder / 'out/report.md').read_text() == f'# Model report\n\n{tables}'
     counted = {**report, 'environment': {**report['environment'], 'rounds': 0}}
     assert 'clips/s' not in markdown(counted)
     assert chart(counted).startswith(b'\x89PNG')
 
 
-def test_what_cannot_be_done_is_said_before_the_work(tool, tmp_path, capsys):
+def test_what_cannot_be_done_is_said_before_the_work(tmp_path, capsys):
     (tmp_path / 'page.md').write_text('no markers')
     (tmp_path / 'taken/report.md').mkdir(parents=True)
     for name, content in (('broken', '{"models'), ('other', '[3]')):
@@ -310,12 +301,12 @@ def test_what_cannot_be_done_is_said_before_the_work(tool, tmp_path, capsys):
     ):
         out = () if '--out' in options else ('--out', tmp_path / 'none')
         with pytest.raises(SystemExit) as exit_:
-            tool.main([str(part) for part in (*options, *out)])
+            main(['report', *(str(part) for part in (*options, *out))])
         assert exit_.value.code == 2
         assert message in capsys.readouterr().err
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit):
-            tool.main(['a', '--device', 'cuda'])
+            main(['report', 'a', '--device', 'cuda'])
         assert 'PyTorch cannot use cuda here' in capsys.readouterr().err
 
 

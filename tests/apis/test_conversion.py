@@ -4,7 +4,6 @@ The forward passes here are written from the description of the method, one posi
 a time, on the release's names.
 """
 
-import importlib.util
 import itertools
 import math
 import re
@@ -21,7 +20,9 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
 
+from mmsifa.__main__ import main
 from mmsifa.apis.conversion import convert_release, convert_released_state_dict
+from mmsifa.commands.convert import fitting_configs
 
 BLOCKS, WIDTH = (1, 2, 3, 2), 8
 DEPTHS, DIM, HEADS = (2, 2, 3, 2), 8, (1, 2, 2, 4)
@@ -502,18 +503,9 @@ def test_windows_that_the_file_does_not_back_are_not_built():
 
 # The tool
 
-TOOL = 'tools/convert_checkpoint.py'
 SWIN_OPTIONS = 'model.backbone.deformable=False model.backbone.patch_norm=False'
 R50 = dict(blocks=(3, 4, 6, 3), width=64)
 SWIN = dict(depths=(2, 2, 18, 2))
-
-
-@pytest.fixture(scope='module')
-def tool(root):
-    spec = importlib.util.spec_from_file_location('convert_checkpoint', root / TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -539,9 +531,9 @@ def tool(root):
     ],
     ids=['r50-k400', 'r50-7-classes', 'r101', 'swin-s', 'small'],
 )
-def test_the_config_that_fits_is_named(tool, weights, configs):
+def test_the_config_that_fits_is_named(weights, configs):
     converted = convert_release(weights)
-    found = tool.fitting_configs(converted)
+    found = fitting_configs(converted)
     assert configs in found
     for line in found.split(' or '):
         if line.startswith('configs/'):
@@ -568,7 +560,7 @@ def test_tool_writes_a_checkpoint_for_test_and_init_recognizer(
 ):
     path, weights = small_release
     out = tmp_path / 'ours.pth'
-    text = run('python', TOOL, path, out).stdout
+    text = run('mmsifa', 'convert', path, out).stdout
     assert 'network: SIFA-Net with 1-2-1-1 bottlenecks and 8 channels\nclasses: 8\n' in text
     assert f'weights: {len(weights) - 1}\nnot used: layer2.1.def_cor.weight\nconfig: ' in text
     assert list(tmp_path.iterdir()) == [out]
@@ -606,7 +598,7 @@ def test_tool_writes_a_checkpoint_for_test_and_init_recognizer(
     torch.testing.assert_close(load(str(dump))[0]['pred_score'], scores, rtol=1e-4, atol=1e-5)
 
 
-def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, capsys):
+def test_tool_says_what_is_wrong(small_release, tmp_path, capsys):
     path, _ = small_release
     before = path.read_bytes()
     other, unsafe = tmp_path / 'other.pth', tmp_path / 'unsafe.pth'
@@ -633,9 +625,8 @@ def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, cap
         ((short, tmp_path / 'out.pth'), f'cannot read {short}: '),
         ((empty, tmp_path / 'out.pth'), f'cannot read {empty}: refused to load the checkpoint'),
     ):
-        monkeypatch.setattr('sys.argv', [TOOL, *map(str, arguments)])
         with pytest.raises(SystemExit, match=r'^2$'):
-            tool.main()
+            main(['convert', *map(str, arguments)])
         error = capsys.readouterr().err.split('error: ', 1)[1]
         assert message in error
         assert error.count('\n') == 1
@@ -645,13 +636,12 @@ def test_tool_says_what_is_wrong(small_release, tmp_path, tool, monkeypatch, cap
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')  # which a second letter may be
 @pytest.mark.parametrize('text', ['i there\n', 'ttp://x\n', ' 1 2 3\n', ''], ids=repr)
-def test_tool_refuses_text_whatever_it_begins_with(text, tmp_path, tool, monkeypatch, capsys):
+def test_tool_refuses_text_whatever_it_begins_with(text, tmp_path, capsys):
     path = tmp_path / 'text.pth'
-    monkeypatch.setattr('sys.argv', [TOOL, str(path), str(tmp_path / 'out.pth')])
     for first in string.printable:
         path.write_text(first + text)
         with pytest.raises(SystemExit, match=r'^2$'):
-            tool.main()
+            main(['convert', str(path), str(tmp_path / 'out.pth')])
         error = capsys.readouterr().err.split('error: ', 1)[1]
         assert error.startswith(f'cannot read {path}: refused to load the checkpoint'), first
         assert error.count('\n') == 1, first
@@ -660,7 +650,7 @@ def test_tool_refuses_text_whatever_it_begins_with(text, tmp_path, tool, monkeyp
 def test_tool_leaves_what_was_there_if_it_cannot_write(small_release, tmp_path, run):
     out = tmp_path / 'ours.pth'
     out.write_text('before')
-    limited = f'ulimit -f 100; exec {sys.executable} {TOOL} {small_release[0]} {out}'
+    limited = f'ulimit -f 100; exec {sys.executable} -m mmsifa convert {small_release[0]} {out}'
     done = run('bash', '-c', limited, check=False)
     assert done.returncode == 2, done.stdout
     assert f'cannot write {out}' in done.stdout

@@ -1,7 +1,6 @@
 """Exported networks compute what the recognizer does, without mmsifa."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -23,6 +22,7 @@ from mmengine.dataset import Compose
 from torch import nn
 
 import mmsifa
+from mmsifa.__main__ import main
 from mmsifa.apis import load_config
 from mmsifa.apis.export import Exporter, ExportError, check_config
 from mmsifa.apis.export.comparison import make_checks
@@ -46,13 +46,6 @@ CROPPED = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
-
-
-def load_tool(root, name):
-    spec = importlib.util.spec_from_file_location(name, root / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -170,7 +163,7 @@ def exported(root, video, motion_data, tmp_path_factory):
     options = ['--with-preprocess', '--dynamic-frames', '--video', video]
     logger = logging.getLogger('torch.onnx._internal.exporter._registration')
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert load_tool(root, 'export_onnx').main([*files, *options]) == 0
+        assert main(['export', *files, *options]) == 0
     assert logger.level == logging.NOTSET  # quiet during the export alone
     return recognizer, folder, printed.getvalue()
 
@@ -535,7 +528,7 @@ def test_video_that_cannot_be_read_is_named_and_not_printed(tmp_path, capfd):
 )
 def test_wrong_arguments_are_refused_before_the_weights_are_read(arguments, error, root, capsys):
     with pytest.raises(SystemExit, match='2'):
-        load_tool(root, 'export_onnx').main(['sifa_tiny_motion', 'no.pth', *arguments])
+        main(['export', 'sifa_tiny_motion', 'no.pth', *arguments])
     assert re.search(error, capsys.readouterr().err)
 
 
@@ -543,10 +536,9 @@ def test_interrupted_export_says_so_and_leaves_nothing(root, tmp_path, monkeypat
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    tool = load_tool(root, 'export_onnx')
-    monkeypatch.setattr(tool, 'load_recognizer', lambda *args: one_block())
+    monkeypatch.setattr('mmsifa.apis.load_recognizer', lambda *args: one_block())
     monkeypatch.setattr(Exporter, '_trace', interrupt)
-    assert tool.main(['sifa_tiny_motion', 'no.pth', str(tmp_path / 'a.onnx')]) == 130
+    assert main(['export', 'sifa_tiny_motion', 'no.pth', str(tmp_path / 'a.onnx')]) == 130
     assert capsys.readouterr().err == 'Interrupted; no file was written\n'
     monkeypatch.setattr('mmsifa.fileio.atomic_write.os.fsync', interrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from torch import nn
 
+from mmsifa.__main__ import main
 from mmsifa.apis import load_config
 from mmsifa.apis.inspection import Inspection, LayerAttention, capture_attention, inspect_video
 from mmsifa.apis.inspection.capture import frames_of_features
@@ -30,7 +31,6 @@ from mmsifa.datasets.pipelines import one_view_pipeline
 from mmsifa.fileio.video import UnreadableVideoError, VideoWriter
 from mmsifa.models import SIFA, SIFANet, SIFAPlugin, SIFATransformer
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
-from tools.inspect_attention import main
 
 OPTIONS = {
     'plain': dict(),
@@ -450,7 +450,7 @@ def test_the_tool_writes_a_page_and_a_picture(tiny, video, tmp_path, run):
     _, weights = tiny
     out = tmp_path / 'new' / 'out'
     done = run(
-        *('python', 'tools/inspect_attention.py', video, '--config', 'sifa_tiny_motion'),
+        *('mmsifa', 'inspect', video, '--config', 'sifa_tiny_motion'),
         *('--checkpoint', weights, '--out', out, '--device', 'cpu', '--start', '0.1'),
     )
     assert f'{out / "index.html"}: ' in done.stdout
@@ -462,7 +462,7 @@ def test_the_tool_writes_a_page_and_a_picture(tiny, video, tmp_path, run):
 
 def refused(capfd, *arguments) -> str:
     with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
+        main(['inspect', *(str(argument) for argument in arguments)])
     assert end.value.code == 2
     return capfd.readouterr().err.splitlines()[-1]
 

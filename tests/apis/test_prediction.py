@@ -24,6 +24,7 @@ from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmsifa.__main__ import main
 from mmsifa.apis import (
     Prediction,
     ResultTable,
@@ -41,15 +42,10 @@ from mmsifa.apis import (
 from mmsifa.apis.prediction.drawn_video import annotate_video
 from mmsifa.apis.prediction.timeline import best_runs, spans
 from mmsifa.apis.prediction.windows import video_samples
-from mmsifa.commands.options import exit_code
 from mmsifa.datasets.reading_process import ReadingProcess
 from mmsifa.fileio.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-import export_onnx  # noqa: E402
-import inspect_attention  # noqa: E402
-import predict  # noqa: E402
 
 SMALL = {
     'model.backbone.base_channels': 8,
@@ -155,7 +151,7 @@ def test_damaged_videos_are_named_and_cost_nothing_else(command, clips, motion_d
     (folder / 'notes.txt').write_text('no video')
     labels = ['--labels', motion_data / 'label_map.txt']
     out = ['--out', tmp_path / 'o.csv', '--out', tmp_path / 'o.jsonl', '--batch-size', 2]
-    done = run('python', 'tools/predict.py', folder, *command, *labels, *out, check=False)
+    done = run('mmsifa', 'predict', folder, *command, *labels, *out, check=False)
     assert done.returncode == 1
     for name in ('cut', 'empty', 'page'):
         assert re.search(rf'{name}.mp4\n  cannot be scored: .+\n', done.stdout)
@@ -192,7 +188,7 @@ def test_scores_that_are_no_numbers_cost_their_video_alone(weights, clips, tmp_p
     network = ['--config', 'sifa_tiny_motion', '--checkpoint', str(tmp_path / 'overflows.pth')]
     network += ['--cfg-options', *(f'{k}={v}'.replace(' ', '') for k, v in options.items())]
     out = ['--out', str(tmp_path / 'o.jsonl'), '--out', str(tmp_path / 'o.csv')]
-    assert predict.main([clips[0], black, clips[1], *network, *out, '--batch-size', '3']) == 1
+    assert main(['predict', clips[0], black, clips[1], *network, *out, '--batch-size', '3']) == 1
 
     text = capsys.readouterr().out
     assert text.count('the network gives scores that are NaN or infinite') == 2
@@ -231,7 +227,7 @@ def test_an_error_of_the_model_is_no_bad_video(command, clips, tmp_path, monkeyp
 
     monkeypatch.setattr(model_type, 'test_step', second_fails)
     out = tmp_path / 'o.jsonl'
-    assert predict.main([*clips[:3], *command, '--batch-size', '1', '--out', str(out)]) == 3
+    assert main(['predict', *clips[:3], *command, '--batch-size', '1', '--out', str(out)]) == 3
     text = capsys.readouterr().out
     assert 'Out of memory: Tried to allocate 9 GiB.' in text
     assert 'cannot be scored' not in text
@@ -251,7 +247,7 @@ def test_only_whole_tables_get_their_names(command, clips, tmp_path, monkeypatch
     monkeypatch.setattr(model_type, 'test_step', second_fails)
     folder = tmp_path / ('long' * 40)  # stays on one line of what is printed
     with pytest.raises(RuntimeError, match='a fault in the network'):
-        predict.main([*clips[:3], *command, '--batch-size', '1', '--out', str(folder / 'o.csv')])
+        main(['predict', *clips[:3], *command, '--batch-size', '1', '--out', str(folder / 'o.csv')])
     (unfinished,) = folder.iterdir()
     assert f'What came before is in {unfinished}' in capsys.readouterr().out.splitlines()
     assert len(unfinished.read_text().splitlines()) == 1 + 5
@@ -263,7 +259,7 @@ def test_a_console_that_fails_costs_no_file(command, clips, tmp_path, monkeypatc
     monkeypatch.setattr(sys, '__stdout__', sys.stdout)
     os.close(reader)  # as after | head
     out = tmp_path / 'o.csv'
-    assert exit_code(predict.main([*clips[:2], *command, '--out', str(out)])) == 1
+    assert main(['predict', *clips[:2], *command, '--out', str(out)]) == 1
     rows = list(csv.DictReader(out.open()))
     assert [row['video'] for row in rows[::5]] == clips[:2]
     assert 'Nothing more can be printed ([Errno 32] Broken pipe)' in capsys.readouterr().err
@@ -273,8 +269,8 @@ def test_an_interrupt_before_the_first_video_is_a_word(command, clips, monkeypat
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, 'load_recognizer', interrupted)
-    assert predict.main([clips[0], *command]) == 130
+    monkeypatch.setattr('mmsifa.apis.load_recognizer', interrupted)
+    assert main(['predict', clips[0], *command]) == 130
     assert capsys.readouterr().err == 'Interrupted\n'
 
 
@@ -334,7 +330,7 @@ def test_sliding_draws_a_timeline_and_a_video_and_writes_rows(
     options = ['--sliding', '1.5', '--stride', '0.75', '--batch-size', '4']
     kinds = ('csv', 'jsonl', 'mp4')
     out = [part for kind in kinds for part in ('--out', str(tmp_path / f'o.{kind}'))]
-    assert predict.main([long_video, *command, *options, *out]) == 0
+    assert main(['predict', long_video, *command, *options, *out]) == 0
     text = capsys.readouterr().out
     assert re.search(r'0:00 - 0:\d\d(\.\d)? +\d+\.\d %  \w+', text)
     lines = [json.loads(line) for line in (tmp_path / 'o.jsonl').read_text().splitlines()]
@@ -376,7 +372,7 @@ def test_windows_and_drawn_videos_have_the_times_of_the_frames(
     video, times = variable
     table, drawn = tmp_path / 'o.csv', tmp_path / 'o.mp4'
     outputs = ['--out', str(table), '--out', str(drawn)]
-    assert predict.main([video, *command, '--sliding', '1', *outputs]) == 0
+    assert main(['predict', video, *command, '--sliding', '1', *outputs]) == 0
     rows = list(csv.DictReader(table.open()))[::5]
     assert [(row['start'], row['end']) for row in rows] == [
         (f'{i}.000', f'{i + 1}.000') for i in range(5)
@@ -399,7 +395,7 @@ def test_a_file_without_ending_is_itself(clips, command, tmp_path):
     rows = []
     for _ in range(2):
         table = tmp_path / 'o.csv'
-        assert predict.main([str(upload), *command, '--out', str(table)]) == 0
+        assert main(['predict', str(upload), *command, '--out', str(table)]) == 0
         rows.append(table.read_text())
         neighbour.write_bytes(Path(clips[1]).read_bytes())
     assert rows[0] == rows[1]
@@ -621,7 +617,7 @@ def test_wrong_usage_is_said_before_the_work(arguments, message, command, clips,
     network = zip(command[:6:2], command[1:6:2], strict=True)
     options = [word for pair in network if pair[0] not in arguments for word in pair]
     with pytest.raises(SystemExit) as stopped:
-        predict.main([*(words.get(word, word) for word in arguments), *options])
+        main(['predict', *(words.get(word, word) for word in arguments), *options])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -648,13 +644,13 @@ def test_a_wrong_value_in_the_config_is_said_in_words(option, command, clips, tm
     """By the tools that score, before the work."""
     network = dict(zip(command[:4:2], command[1:4:2], strict=True))
     files = [network['--config'], network['--checkpoint'], str(tmp_path / 'o.onnx')]
-    for tool, arguments in (
-        (predict, [clips[0], *command[:6]]),
-        (inspect_attention, [clips[0], *command[:6], '--out', str(tmp_path / 'pages')]),
-        (export_onnx, [*files, '--video', clips[0]]),
+    for name, arguments in (
+        ('predict', [clips[0], *command[:6]]),
+        ('inspect', [clips[0], *command[:6], '--out', str(tmp_path / 'pages')]),
+        ('export', [*files, '--video', clips[0]]),
     ):
         with pytest.raises(SystemExit, match='2'):
-            tool.main([*arguments, '--cfg-options', *command[7:], option])
+            main([name, *arguments, '--cfg-options', *command[7:], option])
         assert ': error: ' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -685,7 +681,7 @@ def test_a_table_that_cannot_be_written_costs_no_other(
     monkeypatch.setattr(ResultTable, 'add', full)
     outputs = [tmp_path / f'o.{ending}' for ending in ('jsonl', 'csv', 'png', 'mp4')]
     options = [word for path in outputs for word in ('--out', str(path))]
-    assert predict.main([clips[0], *command, *options, '--sliding', '0.25']) == 1
+    assert main(['predict', clips[0], *command, *options, '--sliding', '0.25']) == 1
     text = capsys.readouterr().out
     assert 'o.jsonl was not written: [Errno 28] No space left' in text
     assert 'cannot be scored' not in text
@@ -700,8 +696,7 @@ def test_a_table_that_cannot_be_written_costs_no_other(
 
 KILLED = """
 import os, sys
-sys.path.insert(0, 'tools')
-import predict
+from mmsifa.__main__ import main
 from mmaction.registry import MODELS
 
 model_type = MODELS.get('mmaction.Recognizer3D')
@@ -714,7 +709,7 @@ def third_is_killed(self, data):
     return test_step(self, data)
 
 model_type.test_step = third_is_killed
-predict.main(sys.argv[1:])
+main(['predict', *sys.argv[1:]])
 """
 
 
@@ -785,7 +780,7 @@ def test_any_file_name_is_scored_and_written_so_that_it_can_be_read(command, cli
         shutil.copy(clips[0], os.path.join(os.fsencode(folder), name))
     out = [part for kind in ('csv', 'jsonl') for part in ('--out', tmp_path / f'o.{kind}')]
     done = run(
-        *('python', 'tools/predict.py', folder, *command, *out, '--sliding', '1'),
+        *('mmsifa', 'predict', folder, *command, *out, '--sliding', '1'),
         env=dict(os.environ, PYTHONIOENCODING='ascii', OMP_NUM_THREADS='1'),
     )
     assert r'b_\xca\xd3\u01b5.mp4' in done.stdout  # the last two bytes are a letter
@@ -816,7 +811,7 @@ def test_a_strip_is_drawn_as_large_as_players_show(command, tmp_path, width, hei
     for shade in range(16):
         writer.write(np.full((height, width, 3), 10 * shade, np.uint8))
     writer.release()
-    assert predict.main([str(video), *command, '--out', str(tmp_path / 'o.mp4')]) == 0
+    assert main(['predict', str(video), *command, '--out', str(tmp_path / 'o.mp4')]) == 0
     frames = VideoReader(tmp_path / 'o.mp4')
     assert len(frames) == 16
     assert frames[0].shape == (*drawn[::-1], 3)
@@ -828,7 +823,7 @@ def test_a_picture_that_is_too_large_to_draw_is_no_unread_video(command, tmp_pat
     for _ in range(16):
         writer.write(np.zeros((16, 20000, 3), np.uint8))
     writer.release()
-    assert predict.main([str(video), *command, '--out', str(tmp_path / 'o.mp4')]) == 1
+    assert main(['predict', str(video), *command, '--out', str(tmp_path / 'o.mp4')]) == 1
     text = capsys.readouterr().out
     assert 'H.264 cannot hold frames of 20000 x 16 pixels' in text
     assert 'o.mp4 was not written' in text

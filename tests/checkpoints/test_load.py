@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import re
-import runpy
 import shutil
 import sys
 import threading
@@ -29,10 +28,10 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner, load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmsifa.__main__ import main
 from mmsifa.checkpoints import scan, stand_ins
 from mmsifa.checkpoints.load import CheckpointError, safe_loading
 from mmsifa.checkpoints.scan import ALLOWED
-from mmsifa.commands import run_tool as mmsifa_run
 
 ROOT = Path(__file__).parents[2]
 GIGABYTE = 2**30
@@ -149,21 +148,13 @@ def tiny_runner(work_dir, **options):
     )
 
 
-def command_line(tool, *args, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'), run_name='__main__')
-    assert ended.value.code == 2
-
-
 TINY = 'configs/sifa_tiny_motion.py'
 
 
-def tool(name, *args, monkeypatch, capsys):
-    """Run one of MMAction2's tools as ``python -m mmsifa run`` does; show the error it ends with"""
-    monkeypatch.setattr(sys, 'argv', ['run.py', name, *map(str, args)])
+def tool(name, *args):
+    """Run one of MMAction2's tools as ``mmsifa run`` does; show the error it ends with"""
     with pytest.raises(SystemExit, match=r'^mmsifa run: refused to load') as ended:
-        mmsifa_run.main()
+        main(['run', name, *map(str, args)])
     print(ended.value.code, file=sys.stderr)
 
 
@@ -240,12 +231,10 @@ def test_every_door_refuses(door, name, tmp_path, monkeypatch):
 
 
 TOOLS = {
-    'convert': ['convert_checkpoint', 'hostile.pth', 'out.pth'],
+    'convert': ['convert', 'hostile.pth', 'out.pth'],
     'predict': ['predict', 'a.mp4', '--config', ROOT / TINY, '--checkpoint', 'hostile.pth'],
-    'publish_model': ['mmsifa.commands.run_tool', 'publish_model', 'hostile.pth', 'out.pth'],
-    'reparameterize_model': [
-        'mmsifa.commands.run_tool', 'reparameterize_model', ROOT / TINY, 'hostile.pth', 'out.pth'
-    ],
+    'publish_model': ['run', 'publish_model', 'hostile.pth', 'out.pth'],
+    'reparameterize_model': ['run', 'reparameterize_model', ROOT / TINY, 'hostile.pth', 'out.pth'],
 }  # fmt: skip
 
 
@@ -255,11 +244,12 @@ def test_our_commands_refuse_without_a_traceback(command, name, tmp_path, monkey
     hostile.write(name, tmp_path / 'hostile.pth')
     (tmp_path / 'a.mp4').touch()
     monkeypatch.chdir(tmp_path)
-    first, *args = TOOLS[command]
-    if first == 'mmsifa.commands.run_tool':
-        tool(*args, monkeypatch=monkeypatch, capsys=capsys)
+    first, *args = map(str, TOOLS[command])
+    if first == 'run':
+        tool(*args)
     else:
-        command_line(first, *args, monkeypatch=monkeypatch)
+        with pytest.raises(SystemExit, match=r'^2$'):
+            main([first, *args])
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.search(
         rf'refused to load the checkpoint \S*hostile\.pth: {hostile.REASONS[name]}', last

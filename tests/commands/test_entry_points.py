@@ -73,16 +73,7 @@ def test_test_dumps_a_score_for_every_clip(trained, tmp_path, run, options):
         assert prediction['pred_score'].sum().item() == pytest.approx(1)
 
     picture = tmp_path / 'confusion.png'
-    run(
-        'python',
-        '-m',
-        'mmsifa.commands.run_tool',
-        'confusion_matrix',
-        CONFIG,
-        dump,
-        '--show-path',
-        picture,
-    )
+    run('mmsifa', 'run', 'confusion_matrix', CONFIG, dump, '--show-path', picture)
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
@@ -109,9 +100,9 @@ def test_amp_trains_on_any_device(tmp_path, run, options):
 
 
 def test_learning_curve_needs_a_run(trained, tmp_path, run):
-    run('python', 'tools/plot_learning_curve.py', trained, '--out', tmp_path / 'curve.png')
+    run('mmsifa', 'plot', trained, '--out', tmp_path / 'curve.png')
     assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')
-    done = run('python', 'tools/plot_learning_curve.py', tmp_path, check=False)
+    done = run('mmsifa', 'plot', tmp_path, check=False)
     assert done.returncode == 1
     assert 'holds no training run: expected TIME/vis_data/scalars.json' in done.stdout
     for options, said in (
@@ -119,7 +110,7 @@ def test_learning_curve_needs_a_run(trained, tmp_path, run):
         (['--out', tmp_path / 'x.foo'], "Format 'foo' is not supported"),
         (['--out', tmp_path / 'none/x.png'], 'No such file or directory'),
     ):
-        done = run('python', 'tools/plot_learning_curve.py', trained, *options, check=False)
+        done = run('mmsifa', 'plot', trained, *options, check=False)
         assert (done.returncode, 'Traceback' in done.stdout) == (1, False)
         assert said in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ['curve.png']

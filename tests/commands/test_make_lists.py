@@ -1,19 +1,16 @@
 """Lists of a folder of videos by class."""
 
-import importlib.util
 import shutil
 
 import pytest
 
+from mmsifa.__main__ import main
 from mmsifa.datasets import CheckedVideoDataset, read_annotations
 
 
 @pytest.fixture(scope='module')
-def make_lists(root):
-    spec = importlib.util.spec_from_file_location('make_lists', root / 'tools/make_lists.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def make_lists():
+    return lambda argv: main(['make-lists', *argv])
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
-"""``tools/make_motion_dataset.py``: only the order of the frames tells a clip's class."""
+"""``mmsifa make-motion-dataset``: only the order of the frames tells a clip's class."""
 
 import dataclasses
 import importlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,13 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from mmsifa.__main__ import main
+from mmsifa.commands import make_motion_dataset as tool
 from mmsifa.datasets import motions
-
-PATH = Path(__file__).resolve().parents[2] / 'tools' / 'make_motion_dataset.py'
-spec = importlib.util.spec_from_file_location('make_motion_dataset', PATH)
-tool = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = tool  # dataclasses look their module up
-spec.loader.exec_module(tool)
+from mmsifa.fileio import video
 
 MOTIONS = list(motions.MOTIONS)
 OPPOSITES = list(zip(MOTIONS[::2], MOTIONS[1::2], strict=True))
@@ -285,19 +280,19 @@ def test_two_frames_tell_the_class_to_the_same_network(moments):
 def test_an_existing_dataset_is_left_or_replaced_as_asked(tmp_path, capsys):
     out = tmp_path / 'motion'
     options = [str(out), '--num-train', '8', '--num-val', '8', '--num-frames', '2']
-    tool.main(options)
+    main(['make-motion-dataset', *options])
     assert 'motion: made' in capsys.readouterr().out
     settings = out / 'settings.json'
     made = settings.stat().st_mtime_ns
 
-    tool.main(options)
+    main(['make-motion-dataset', *options])
     assert 'already there, made with the same settings' in capsys.readouterr().out
     message = 'other settings: num_frames is 2 there but 3 here; seed is 0 there but 4 here.*--over'
     with pytest.raises(SystemExit, match=message):
-        tool.main([*options[:-1], '3', '--seed', '4'])
+        main(['make-motion-dataset', *options[:-1], '3', '--seed', '4'])
     assert settings.stat().st_mtime_ns == made
 
-    tool.main([*options[:-1], '3', '--overwrite'])
+    main(['make-motion-dataset', *options[:-1], '3', '--overwrite'])
     assert json.loads(settings.read_text())['num_frames'] == 3
     assert len(read(out / 'videos_val' / annotations(out, 'val')[0][0])) == 3
     assert [path.name for path in tmp_path.iterdir()] == ['motion']
@@ -328,11 +323,11 @@ def test_what_breaks_off_leaves_nothing_behind(dataset, tmp_path, monkeypatch, r
         rendered.append(sampled)
         return np.zeros((2, 64, 64, 3), np.uint8)
 
-    monkeypatch.setattr(tool, 'render', break_off)
+    monkeypatch.setattr(motions, 'render', break_off)
     for options in ([str(tmp_path / 'new')], [str(out), '--overwrite']):
         rendered.clear()
         with pytest.raises(SystemExit, match=r'interrupted, nothing is left|error: No space left'):
-            tool.main([*options, '--num-train', '16', '--num-val', '8'])
+            main(['make-motion-dataset', *options, '--num-train', '16', '--num-val', '8'])
         assert len(rendered) == 20
         assert [path.name for path in tmp_path.iterdir()] == ['motion']
     np.testing.assert_array_equal(pixels(out), pixels(dataset))
@@ -360,13 +355,13 @@ def test_videos_that_cannot_be_written_are_errors(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r'could not open .*the folder must be writable'):
         tool.write_video(tmp_path / 'missing' / 'a.mp4', frames, 24)
 
-    reader = tool.VideoReader
+    reader = video.VideoReader
     tool.write_video(tmp_path / 'short.mp4', frames[:2], 24)
-    monkeypatch.setattr(tool, 'VideoReader', lambda _: reader(tmp_path / 'short.mp4'))
+    monkeypatch.setattr(video, 'VideoReader', lambda _: reader(tmp_path / 'short.mp4'))
     with pytest.raises(RuntimeError, match='does not hold all that was written: is the disk full'):
         tool.write_video(tmp_path / 'a.mp4', frames, 24)
 
-    monkeypatch.setattr(tool, 'VideoReader', lambda _: reader(tmp_path / 'missing'))
+    monkeypatch.setattr(video, 'VideoReader', lambda _: reader(tmp_path / 'missing'))
     with pytest.raises(RuntimeError, match=r'could not be read back .*here 64x64; 64, 112 and'):
         tool.write_video(tmp_path / 'a.mp4', frames, 24)
 
@@ -392,7 +387,7 @@ def test_settings_that_make_no_dataset_say_so(options, message, tmp_path):
         tool.Settings(**options)
     arguments = [f'--{key.replace("_", "-")}={value}' for key, value in options.items()]
     with pytest.raises(SystemExit, match=f'error: {message}'):
-        tool.main([str(tmp_path / 'motion'), *arguments])
+        main(['make-motion-dataset', str(tmp_path / 'motion'), *arguments])
     assert not list(tmp_path.iterdir())
 
 

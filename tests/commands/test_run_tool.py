@@ -1,7 +1,8 @@
-"""``python -m mmsifa run``: finding MMAction2's tools, and running them in this process."""
+"""``mmsifa run``: finding MMAction2's tools, and running them in this process."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmsifa.__main__ import main
 from mmsifa.checkpoints.load import CheckpointError
 from mmsifa.commands import run_tool as run
 
@@ -45,20 +47,28 @@ def test_an_ambiguous_name_lists_the_candidates():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], '^usage: python -m mmsifa run'),
+        ([], '^usage: mmsifa run .* TOOL'),
         (['trian'], '^mmsifa run: no'),
     ],
 )
-def test_the_command_line_explains_itself(arguments, message, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['run.py', *arguments])
-    with pytest.raises(SystemExit, match=message):
-        run.main()
+def test_the_command_line_explains_itself(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['run', *arguments])
+    said = capsys.readouterr().err if ended.value.code == 2 else ended.value.code
+    assert re.search(message, said)
+    assert ended.value.code
 
 
-def test_help_is_not_an_error(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['run.py', '--help'])
-    run.main()
-    assert capsys.readouterr().out == f'{run.USAGE}\n'
+def test_help_is_not_an_error(capsys):
+    with pytest.raises(SystemExit, match=r'^0$'):
+        main(['run', '--help'])
+    assert capsys.readouterr().out.startswith('usage: mmsifa run')
+
+
+def test_the_help_of_a_tool_is_its_own(capsys):
+    with pytest.raises(SystemExit, match=r'^0$'):
+        main(['run', 'print_config', '--help'])
+    assert capsys.readouterr().out.startswith('usage: print_config.py')
 
 
 @pytest.fixture

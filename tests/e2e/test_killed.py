@@ -113,7 +113,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(run, motion_data, tmp_path):
     train = [
         sys.executable,
         '-m',
-        'mmsifa.commands.run_tool',
+        'mmsifa',
+        'run',
         'train',
         'configs/sifa_tiny_motion.py',
     ]

@@ -75,6 +75,7 @@ def test_mim_lists_the_models(installed, run, tmp_path):
 def test_wheel_shows_its_configs_to_other_projects(installed, run, project):
     env, target = installed
     for command in (
+        ['python', target / 'bin/mmsifa', 'run', 'print_config', 'mine.py'],
         ['python', '-m', 'mmsifa', 'run', 'print_config', 'mine.py'],
         ['mim', 'train', 'mmsifa', 'mine.py', '--cfg-options', 'train_cfg.max_epochs=0'],
     ):
@@ -117,6 +118,20 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(run, root):
     advice = done.stdout.split('pip install --no-deps ')[1].split(' && ')[0].split()
     assert len(advice) == 3
     assert set(advice) <= set((root / 'constraints.txt').read_text().split())
+
+
+def test_the_command_is_there_where_nothing_else_is_installed(wheel, run, tmp_path):
+    venv = tmp_path / 'venv'
+    run(sys.executable, '-m', 'venv', '--without-pip', venv)
+    run(sys.executable, '-m', 'pip', '--python', venv, 'install', '--no-deps', wheel)
+    for command in ([], ['predict']):
+        done = run(venv / 'bin/mmsifa', *command, '--help', cwd=tmp_path, env={})
+        assert done.stdout.startswith('usage: mmsifa')
+    network = ['--config', 'sifa_r50_k400', '--checkpoint', 'r50.pth']
+    done = run(venv / 'bin/mmsifa', 'predict', 'a.mp4', *network, cwd=tmp_path, env={}, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith('mmsifa predict: ')
+    assert done.stdout.count('\n') == 1
 
 
 def test_wheel_has_the_compiled_kernels(wheel, installed, run, tmp_path):

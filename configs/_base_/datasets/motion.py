@@ -23,7 +23,7 @@ test_pipeline = [
     *train_pipeline[-2:]
 ]
 
-# Written by tools/make_motion_dataset.py
+# Written by mmsifa make-motion-dataset
 val_dataset = dict(
     ann_file='data/motion/val_list_videos.txt', data_prefix=dict(video='data/motion/videos_val'))
 

@@ -172,7 +172,7 @@ class BadVideosHook(Hook):
             raise RuntimeError(
                 f'{self.failed} of {self.drawn} videos drawn could not be read, more than '
                 f'max_failed_share={self.max_failed_share:g}; {_list_of(runner)} names them. Mend '
-                'them, leave them out of the list (tools/check_videos.py --out-good), or raise '
+                'them, leave them out of the list (mmsifa check-videos --out-good), or raise '
                 'default_hooks.bad_videos.max_failed_share'
             )
 

@@ -1,6 +1,5 @@
 """Videos that cannot be read: in the data sets, in training and testing, and in check_videos."""
 
-import importlib
 import os
 import re
 import shutil
@@ -16,11 +15,14 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from mmaction.datasets.transforms import DecordInit
 from mmaction.registry import DATASETS
 from mmengine import load
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmsifa.__main__ import main
+from mmsifa.commands.check_videos import check
 from mmsifa.datasets.raw_frames import frame_names
 from mmsifa.engine.hooks import BadVideosHook
 from mmsifa.engine.loops import seed_generators
@@ -441,7 +443,7 @@ def bad_list(kinds):
 
 def test_check_videos_sorts_good_from_bad(bad_list, kinds, outcomes, run, tmp_path):
     good, bad = tmp_path / 'good.txt', tmp_path / 'bad.txt'
-    command = ['python', 'tools/check_videos.py', bad_list, '--data-root', kinds]
+    command = ['mmsifa', 'check-videos', bad_list, '--data-root', kinds]
     command += ['--delimiter', ',', '--timeout', 6, '--workers', 2]
     done = run(*command, '--out-good', good, '--out-bad', bad, check=False)
     assert done.returncode == 1, done.stdout
@@ -472,7 +474,7 @@ def test_check_videos_says_that_all_are_good_and_keeps_the_lines(motion_data, ru
     names = sorted(path.name for path in (motion_data / 'videos_val').glob('*.mp4'))
     path, good = tmp_path / 'list.txt', tmp_path / 'good.txt'
     path.write_text(''.join(f'{name} 0 3\n' for name in names[:2] * 2))
-    command = ['python', 'tools/check_videos.py', path, '--data-root', motion_data / 'videos_val']
+    command = ['mmsifa', 'check-videos', path, '--data-root', motion_data / 'videos_val']
     done = run(*command, '--multi-class', '--out-good', good)
     assert '2 of 2 videos are good, 0 are bad' in done.stdout
     assert good.read_text() == path.read_text()
@@ -481,7 +483,7 @@ def test_check_videos_says_that_all_are_good_and_keeps_the_lines(motion_data, ru
 def test_a_full_disk_at_the_console_costs_no_list(tmp_path):
     (tmp_path / 'bad.mp4').touch()
     (tmp_path / 'list.txt').write_text('bad.mp4 0\n')
-    command = [sys.executable, 'tools/check_videos.py', tmp_path / 'list.txt', '--data-root']
+    command = [sys.executable, '-m', 'mmsifa', 'check-videos', tmp_path / 'list.txt', '--data-root']
     command += [tmp_path, '--out-good', tmp_path / 'good.txt', '--out-bad', tmp_path / 'out.txt']
     with open('/dev/full', 'w') as full:
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -497,18 +499,16 @@ def test_a_full_disk_at_the_console_costs_no_list(tmp_path):
     'template', ['img_{:05', 'img_{x}.jpg', 'img_{:05}{}.jpg', 'img_{:s}.jpg', 'img.jpg', '{.x}']
 )
 def test_check_videos_refuses_names_that_are_no_template(template, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    tool = importlib.import_module('check_videos')
     (tmp_path / 'list.txt').write_text('a 1 0\n')
     with pytest.raises(SystemExit, match='2'):
-        tool.main([str(tmp_path / 'list.txt'), '--filename-tmpl', template])
+        main(['check-videos', str(tmp_path / 'list.txt'), '--filename-tmpl', template])
     assert f'such as img_{{:05}}.jpg, got {template}' in capsys.readouterr().err
 
 
 def test_check_videos_refuses_what_it_cannot_do_in_a_sentence(tmp_path, run):
     path = tmp_path / 'list.txt'
     path.write_text('../a.mp4 0\n')
-    tool = ['python', 'tools/check_videos.py']
+    tool = ['mmsifa', 'check-videos']
     for arguments, said in (
         ([path, '--data-root', tmp_path], "line 1: '../a.mp4' leaves the data root"),
         ([path, '--out-good', path], 'LIST, --out-good and --out-bad must be different files'),
@@ -522,24 +522,20 @@ def test_check_videos_refuses_what_it_cannot_do_in_a_sentence(tmp_path, run):
 
 
 def test_a_crash_of_the_decoder_costs_one_video(kinds, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    tool = importlib.import_module('check_videos')
     good, crash = (str(kinds / file_name(kind)) for kind in ('H.264', 'AV1'))
-    transform = tool.DecordInit.transform
+    transform = DecordInit.transform
 
     def crash_or_open(step, results):
         if results['filename'] == crash:
             signal.raise_signal(signal.SIGKILL)
         return transform(step, results)
 
-    monkeypatch.setattr(tool.DecordInit, 'transform', crash_or_open)
-    found = dict(tool.check([crash, good], workers=1, timeout=300))
+    monkeypatch.setattr(DecordInit, 'transform', crash_or_open)
+    found = dict(check([crash, good], workers=1, timeout=300))
     assert found == {crash: 'decoder: crashed (SIGKILL)', good: None}
 
 
 def test_an_interrupt_while_a_process_starts_leaves_none(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    tool = importlib.import_module('check_videos')
     started = []
     start = BaseProcess.start
 
@@ -551,14 +547,14 @@ def test_an_interrupt_while_a_process_starts_leaves_none(tmp_path, monkeypatch):
     monkeypatch.setattr(BaseProcess, 'start', start_and_interrupt)
     os.mkfifo(tmp_path / 'pipe.mp4')  # never ends
     with pytest.raises(KeyboardInterrupt):
-        list(tool.check([str(tmp_path / 'pipe.mp4')], workers=1, timeout=300))
+        list(check([str(tmp_path / 'pipe.mp4')], workers=1, timeout=300))
     assert [process.is_alive() for process in started] == [False]
 
 
 def test_interrupted_check_videos_leaves_nothing(tmp_path):
     os.mkfifo(tmp_path / 'pipe.mp4')  # never ends
     (tmp_path / 'list.txt').write_text('pipe.mp4 0\n')
-    command = [sys.executable, 'tools/check_videos.py', tmp_path / 'list.txt', '--data-root']
+    command = [sys.executable, '-m', 'mmsifa', 'check-videos', tmp_path / 'list.txt', '--data-root']
     command += [tmp_path, '--out-good', tmp_path / 'good.txt', '--workers', '1']
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     writer = os.open(tmp_path / 'pipe.mp4', os.O_WRONLY)  # returns when the decoder waits there
@@ -678,7 +674,7 @@ def test_check_videos_takes_lists_of_raw_frames(frames_list, frames, run, tmp_pa
     with frames_list.open('a') as file:
         file.write('garbled 16 1\nshort 17 1\nnowhere 16 1\n')
     good, bad = tmp_path / 'good.txt', tmp_path / 'bad.txt'
-    command = ['python', 'tools/check_videos.py', frames_list, '--data-root', tmp_path / 'frames']
+    command = ['mmsifa', 'check-videos', frames_list, '--data-root', tmp_path / 'frames']
     done = run(*command, '--out-good', good, '--out-bad', bad, check=False)
     assert done.returncode == 1, done.stdout
     assert "filename_tmpl='{:05}.jpg' and start_index=1 in a config" in done.stdout
@@ -711,7 +707,15 @@ def test_check_videos_says_what_it_found_at_once_and_takes_any_name(tmp_path, mo
     Path(root, 'empty.mp4').touch()
     os.mkfifo(Path(root, 'pipe.mp4'))  # never ends
     (tmp_path / 'list.txt').write_text('empty.mp4\t0\npipe.mp4\t1\n')
-    command = [sys.executable, 'tools/check_videos.py', tmp_path / 'list.txt', '--data-root', root]
+    command = [
+        sys.executable,
+        '-m',
+        'mmsifa',
+        'check-videos',
+        tmp_path / 'list.txt',
+        '--data-root',
+        root,
+    ]
     command += ['--delimiter', r'\t', '--out-bad', tmp_path / 'bad.txt', '--workers', '2']
     env = dict(os.environ, PYTHONIOENCODING='ascii')
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)

@@ -20,7 +20,8 @@ def test_two_processes_train_one_model_on_the_cpu(tiny, root, tmp_path):
     command = [
         *launch,
         '-m',
-        'mmsifa.commands.run_tool',
+        'mmsifa',
+        'run',
         'train',
         str(config),
         '--launcher',

@@ -1,13 +1,14 @@
-"""Draw the loss and the validation accuracy of a training run that MMEngine logged."""
+"""Draw the loss and accuracy of a training run.
+
+Reads what MMEngine logged: the training loss and the validation accuracy.
+
+Example:
+    mmsifa plot work_dirs/sifa_r50_k400 --out learning_curve.png
+"""
 
 import argparse
 import json
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 
 METRIC = 'acc/top1'
 
@@ -45,6 +46,8 @@ def plot(scalars: list[dict], metric: str, out: Path) -> None:
         ValueError: If the run was validated by other metrics, or the file's kind is unknown.
         OSError: If the file cannot be written.
     """
+    from matplotlib.figure import Figure
+
     train = [line for line in scalars if 'loss' in line]
     val = [line for line in scalars if metric in line]
     known = {key for line in scalars if 'loss' not in line for key in line}
@@ -53,9 +56,8 @@ def plot(scalars: list[dict], metric: str, out: Path) -> None:
         names = ', '.join(sorted(known)) or 'none'
         raise ValueError(f'the run logged no metric {metric}, what it validated is: {names}')
     epoch_length = max(line['iter'] / line['epoch'] for line in train)
-    figure, (loss_axes, metric_axes) = plt.subplots(
-        2, 1, sharex=True, figsize=(7, 6), layout='constrained'
-    )
+    figure = Figure(figsize=(7, 6), layout='constrained')
+    loss_axes, metric_axes = figure.subplots(2, 1, sharex=True)
     loss_axes.plot(
         [line['iter'] / epoch_length for line in train], [line['loss'] for line in train]
     )
@@ -73,19 +75,18 @@ def plot(scalars: list[dict], metric: str, out: Path) -> None:
     metric_axes.set_xlabel('epoch')
     for axes in (loss_axes, metric_axes):
         axes.grid(alpha=0.3)
-    try:
-        figure.savefig(out, dpi=150)
-    finally:
-        plt.close(figure)
+    figure.savefig(out, dpi=150)
 
 
-def main() -> None:
-    """Draw the curve of the run that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument('work_dir', type=Path, help='the folder that training wrote into')
     parser.add_argument('--metric', default=METRIC, help='validation metric to draw')
     parser.add_argument('--out', type=Path, help='default: WORK_DIR/learning_curve.png')
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Draw the curve of the run that the arguments name."""
     out = args.out or args.work_dir / 'learning_curve.png'
     try:
         scalars = read_scalars(args.work_dir)
@@ -93,7 +94,4 @@ def main() -> None:
     except (OSError, ValueError) as error:
         parser.exit(1, f'{parser.prog}: {error}\n')
     print(f'The learning curve is saved at {out}.')
-
-
-if __name__ == '__main__':
-    main()
+    return 0

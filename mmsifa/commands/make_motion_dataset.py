@@ -1,22 +1,12 @@
-"""Make a video dataset whose classes differ in nothing but the direction of motion.
+"""Make clips whose classes differ in motion alone.
 
-Textured sprites move over a still textured background, and the class is how they move: left,
-right, up, down, towards, away, clockwise or counterclockwise. A sprite's pose (x, y, size, angle)
-lives on a torus: what leaves the frame on one side enters on the other, and a sprite that has
-grown to the largest size goes on from the smallest. A clip starts anywhere on the torus with equal
-chance and moves uniformly. So a single frame, whichever it is, has the same distribution in every
-class, and a clip played backwards is a clip of the opposite class.
+Textured sprites move over a still background, and the class is how they move: left, right, up,
+down, towards, away, clockwise or counterclockwise. A single frame does not tell the class. The
+files are laid out as MMAction2's VideoDataset reads Kinetics: OUT/videos_train/*.mp4,
+OUT/train_list_videos.txt, the same for val, OUT/label_map.txt, and OUT/settings.json.
 
-A zoom runs through all sizes in about 0.3 * size / displacement frames (6 by default). Sampled
-at half of that or further apart, frames no longer tell towards from away.
-
-The videos are coded without loss (FFV1), since the artefacts of a codec that predicts a frame from
-the one before, such as MPEG-4, show the direction of motion in every single frame.
-
-The files are laid out as MMAction2's ``VideoDataset`` reads Kinetics::
-
-    OUT/videos_train/*.mp4  OUT/train_list_videos.txt  OUT/label_map.txt
-    OUT/videos_val/*.mp4    OUT/val_list_videos.txt    OUT/settings.json
+Example:
+    mmsifa make-motion-dataset data/motion
 """
 
 from __future__ import annotations
@@ -26,17 +16,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-from rich.progress import track
-
-from mmsifa.datasets.motions import MOTIONS, render, sample_clip
-from mmsifa.fileio.video import UnreadableVideoError, VideoReader
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = {'format': 'mmsifa-motion', 'version': 1}
 
@@ -61,6 +47,8 @@ class Settings:
     fps: int = field(default=24, metadata={'help': 'frames per second'})
 
     def __post_init__(self) -> None:
+        from mmsifa.datasets.motions import MOTIONS
+
         for name in ('num_train', 'num_val'):
             if getattr(self, name) < len(MOTIONS):
                 raise ValueError(
@@ -85,6 +73,9 @@ class Settings:
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Write a video without loss and check that it can be read to its end.
 
+    Its codec is FFV1, since the artefacts of one that predicts a frame from the one before, such as
+    MPEG-4, show the direction of motion in every single frame.
+
     Args:
         path: The mp4 file to write.
         frames: RGB frames, uint8, shape (T, H, W, 3).
@@ -93,6 +84,11 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     Raises:
         RuntimeError: If OpenCV can't write the file, or it can't be read to its end.
     """
+    import cv2
+    import numpy as np
+
+    from mmsifa.fileio.video import UnreadableVideoError, VideoReader
+
     height, width = frames.shape[1:3]
     codec = cv2.VideoWriter.fourcc(*'FFV1')
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, (width, height))
@@ -132,6 +128,8 @@ def make_dataset(out: str | Path, settings: Settings, overwrite: bool = False) -
         FileExistsError: If the folder exists and holds anything else.
         RuntimeError: If a video can't be written.
     """
+    from mmsifa.datasets.motions import MOTIONS
+
     out = Path(out).resolve()
     wanted = {**FORMAT, **asdict(settings)}
     if out.exists():
@@ -180,6 +178,11 @@ def _read_settings(out: Path) -> dict:
 
 def _write_split(out: Path, split: str, count: int, settings: Settings) -> None:
     """Write the videos and the annotation list of a split."""
+    import numpy as np
+    from rich.progress import track
+
+    from mmsifa.datasets.motions import MOTIONS, render, sample_clip
+
     videos = out / f'videos_{split}'
     videos.mkdir(parents=True)
 
@@ -205,9 +208,8 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding='utf-8', newline='\n')
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument('out', metavar='OUT', help='folder to make')
     for option in fields(Settings):
         parser.add_argument(
@@ -217,16 +219,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             help=f'{option.metadata["help"]} (default: %(default)s)',
         )
     parser.add_argument('--overwrite', action='store_true', help='replace a dataset made before')
-    options = vars(parser.parse_args(argv))
-    out, overwrite = options.pop('out'), options.pop('overwrite')
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Make the data set that the arguments name."""
+    out = args.out
+    settings = {option.name: getattr(args, option.name) for option in fields(Settings)}
     try:
-        made = make_dataset(out, Settings(**options), overwrite)
+        made = make_dataset(out, Settings(**settings), args.overwrite)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('interrupted, nothing is left behind')
     print(f'{out}: made' if made else f'{out}: already there, made with the same settings')
-
-
-if __name__ == '__main__':
-    main()
+    return 0

@@ -1,28 +1,41 @@
-"""Turn a checkpoint of the paper's released code into one of our recognizers."""
+"""Convert a checkpoint of the paper's released code.
+
+The new one is for our configs; those that it fits are named.
+
+Example:
+    mmsifa convert released.pth sifa.pth
+"""
+
+from __future__ import annotations
 
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mmengine
-import torch
-from mmaction.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader, save_checkpoint
-
-import mmsifa
-from mmsifa.apis.conversion import Conversion, convert_release
-from mmsifa.checkpoints.load import CheckpointError
 from mmsifa.fileio.config_files import config_folder
+from mmsifa.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmsifa.apis.conversion import Conversion
 
 
-def main() -> None:
-    """Convert the checkpoint that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument('checkpoint', metavar='IN', type=Path, help='checkpoint to convert')
     parser.add_argument('out', metavar='OUT', type=Path, help='file to write')
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Convert the checkpoint that the arguments name."""
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import CheckpointLoader
+
+    from mmsifa.apis.conversion import convert_release
+    from mmsifa.checkpoints.load import CheckpointError
+
     if not args.checkpoint.is_file():
         parser.error(f'no such file: {args.checkpoint}')
     if args.out.exists() and args.out.samefile(args.checkpoint):
@@ -49,21 +62,30 @@ def main() -> None:
     print(f'weights: {converted.num_weights}')
     print(f'not used: {", ".join(converted.unused) or "none"}')
     print(f'config: {configs}')
+    return 0
 
 
 def save(converted: Conversion, out: Path) -> None:
     """Write a checkpoint as MMEngine does, whole or not at all (:mod:`mmsifa.engine.patches`)."""
+    import mmengine
+    from mmengine.config import Config
+    from mmengine.runner import save_checkpoint
+
     meta = dict(
         cfg=Config(dict(model=converted.model)).pretty_text,
         time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
         mmengine_version=mmengine.__version__,
-        mmsifa_version=mmsifa.__version__,
+        mmsifa_version=__version__,
     )
     save_checkpoint(dict(meta=meta, state_dict=converted.state_dict), str(out))
 
 
 def fitting_configs(converted: Conversion) -> str:
     """Name our configs that the weights fit, with options where needed; best those without."""
+    import torch
+    from mmaction.registry import MODELS
+    from mmengine.config import Config
+
     head, backbone = converted.model['cls_head'], converted.model['backbone']
     released = {k: backbone[k] for k in ('deformable', 'patch_norm') if k in backbone}
     fits: dict[bool, list[str]] = {True: [], False: []}
@@ -90,7 +112,3 @@ def fitting_configs(converted: Conversion) -> str:
 def shapes(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
     """Return the tensors' shapes by name."""
     return {name: tensor.shape for name, tensor in state_dict.items()}
-
-
-if __name__ == '__main__':
-    main()

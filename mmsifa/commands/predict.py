@@ -1,10 +1,16 @@
-"""Name what happens in videos: the five best classes of a trained recognizer.
+"""Name what happens in videos.
 
-Each video is scored as in testing, with the clips and crops of the config, or with --sliding each
-window of it. Exit code 0 says that all videos were scored, 1 that some were not or not all of them,
-or an output was not written, 2 that the arguments are wrong, 3 that the model ran out of memory,
-130 that it was interrupted. What comes of a video is written as soon as it is there.
+Prints the five best classes of a trained recognizer for each video. It is scored as in testing,
+with the clips and crops of the config, or with --sliding each window of it. Exit code 0 says that
+all videos were scored, 1 that some were not or not all of them, or an output was not written, 2
+that the arguments are wrong, 3 that the model ran out of memory, 130 that it was interrupted. What
+comes of a video is written as soon as it is there.
+
+Example:
+    mmsifa predict videos/ --config sifa_r50_k400 --checkpoint epoch_50.pth
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -12,46 +18,26 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from mmengine.config import Config
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
-
-from mmsifa.apis import (
-    ResultTable,
-    VideoResult,
-    annotate_video,
-    class_names,
-    draw_timeline,
-    find_videos,
-    load_config,
-    load_recognizer,
-    predict_videos,
-    video_pipeline,
-)
-from mmsifa.apis.prediction.timeline import best_runs, clock
-from mmsifa.checkpoints.load import CheckpointError
-from mmsifa.commands.options import add_recognizer_arguments, exit_code, print_any_text
+from mmsifa.commands.options import add_recognizer_arguments
 from mmsifa.fileio.atomic_write import check_writable
 from mmsifa.fileio.text_files import escape_path
+
+if TYPE_CHECKING:
+    import torch
+    from mmengine.config import Config
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from mmsifa.apis import ResultTable, VideoResult
 
 TABLES = ('.csv', '.jsonl')
 OUTPUTS = (*TABLES, '.mp4', '.png')
 
 
-def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Parse and check the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     add = parser.add_argument
     add('videos', nargs='+', metavar='VIDEO_OR_FOLDER', help='folders are searched for videos')
     add_recognizer_arguments(parser)
@@ -69,7 +55,12 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     )
     add('--batch-size', type=int, help='videos or windows at a time; default: that of testing')
     add('--amp', action='store_true', help='compute in mixed precision')
-    args = parser.parse_args(argv)
+
+
+def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Find the videos, and end with an error if an argument is wrong."""
+    from mmsifa.apis import find_videos
+
     try:
         args.videos = find_videos(args.videos)
         check_outputs(args)
@@ -82,7 +73,6 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
             parser.error(f'--{option} must be above 0 seconds, got {value:g}')
     if args.stride and not args.sliding:
         parser.error('--stride needs --sliding, the length of the windows')
-    return parser, args
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -104,24 +94,35 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise ValueError('each --out must be another file')
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Predict what the command line names; return the exit code."""
-    print_any_text()
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Predict what the arguments name; return the exit code."""
     try:
-        return prepare_and_predict(argv)
+        return prepare_and_predict(args, parser)
     except KeyboardInterrupt:
         print('Interrupted', file=sys.stderr)
         return 130
 
 
-def prepare_and_predict(argv: list[str] | None) -> int:
-    """Read the command line, load the network and predict."""
-    parser, args = parse_args(argv)
+def prepare_and_predict(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Check the arguments, load the network and predict."""
+    from rich.console import Console
+
+    from mmsifa.apis import (
+        ResultTable,
+        class_names,
+        default_device,
+        load_config,
+        load_recognizer,
+        video_pipeline,
+    )
+    from mmsifa.checkpoints.load import CheckpointError
+
+    check_arguments(args, parser)
     try:
         config = load_config(args.config, args.cfg_options)
         _, note = video_pipeline(config)
         names, source = class_names(config, args.labels)
-        model = load_recognizer(config, args.checkpoint, args.device)
+        model = load_recognizer(config, args.checkpoint, args.device or default_device())
         tables = [ResultTable(path, names) for path in args.out if path.suffix.lower() in TABLES]
     except (ValueError, CheckpointError, OSError) as error:
         parser.error(str(error))
@@ -170,6 +171,8 @@ class Outputs:
 
     def draw(self, result: VideoResult, show: Callable[[int, int], None]) -> None:
         """Draw the timeline and the annotated video of a result."""
+        from mmsifa.apis import annotate_video, draw_timeline
+
         pictures = [path for path in self.args.out if path.suffix.lower() == '.png']
         if self.args.sliding and not pictures:
             folder = self.args.out[0].parent if self.args.out else Path()
@@ -211,6 +214,17 @@ def predict(
     args: argparse.Namespace, model: torch.nn.Module, names: list[str], outputs: Outputs
 ) -> int:
     """Predict the videos, print and write what comes of each, and return the exit code."""
+    import torch
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from mmsifa.apis import predict_videos
+
     sliding = (args.sliding, args.stride or args.sliding) if args.sliding else None
     console = outputs.console
     columns = [
@@ -265,6 +279,11 @@ def show_part(progress: Progress, task: TaskID, what: str, done: int, total: int
 
 def print_result(result: VideoResult, names: list[str], console: Console) -> None:
     """Print a table of the five best classes, or of the best one along the video."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from mmsifa.apis.prediction.timeline import best_runs, clock
+
     console.print(escape_path(result.video), style='bold')
     table = Table.grid(padding=(0, 2))
     if result.windows and result.predictions and result.predictions[0].window:
@@ -278,7 +297,3 @@ def print_result(result: VideoResult, names: list[str], console: Console) -> Non
         console.print(table, soft_wrap=False)
     if result.error:
         console.print(f'  cannot be scored: {result.error}', style='red')
-
-
-if __name__ == '__main__':
-    sys.exit(exit_code(main()))

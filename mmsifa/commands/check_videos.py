@@ -1,11 +1,16 @@
-"""Decode every frame of every video of an annotation list and say which ones cannot be read.
+"""Decode all videos of a list and name the bad ones.
 
-Each video is decoded from its start, then frames are taken out of order, as in training, and must
-be the same. Of a list of raw frames each picture is decoded. A video has a process of its own: a
-file that crashes the decoder or keeps it busy for ever is reported like any other. Exit code 0 says
-that all are good, 1 that some are bad, 2 that the list or the arguments are wrong, 130 that the
-check was interrupted.
+Every video of an annotation list is decoded from its start, then frames are taken out of order, as
+in training, and must be the same. Of a list of raw frames each picture is decoded. A video has a
+process of its own: a file that crashes the decoder or keeps it busy for ever is reported like any
+other. Exit code 0 says that all are good, 1 that some are bad, 2 that the list or the arguments are
+wrong, 130 that the check was interrupted.
+
+Example:
+    mmsifa check-videos train_list.txt --data-root videos --out-good good.txt
 """
+
+from __future__ import annotations
 
 import argparse
 import multiprocessing
@@ -18,25 +23,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmaction.datasets.transforms import DecordInit
-
-from mmsifa.commands.options import delimiter, exit_code, print_any_text, progress_bar
-from mmsifa.datasets.annotations import annotation_lines, read_annotations
-from mmsifa.datasets.checked import reason_of
-from mmsifa.datasets.raw_frames import RawFrames, check_raw_frames, frame_names, lists_folders
+from mmsifa.commands.options import delimiter, progress_bar
 from mmsifa.fileio.atomic_write import check_writable, open_unfinished, write_atomically
 from mmsifa.fileio.text_files import escape_path
-from mmsifa.fileio.video import check_frames
 
-Sample = str | RawFrames  # a video's path, or the frames of one
+if TYPE_CHECKING:
+    from mmsifa.datasets.raw_frames import RawFrames
+
+    Sample: TypeAlias = str | RawFrames  # a video's path, or the frames of one
 
 
-def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Parse the command line."""
-    print_any_text()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument(
         'list', type=Path, help='annotation list, "PATH LABEL" or "FOLDER FRAMES LABEL" a line'
     )
@@ -69,7 +69,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     )
     parser.add_argument('--out-good', type=Path, help='list to write without the bad videos')
     parser.add_argument('--out-bad', type=Path, help='file to write, "PATH<TAB>REASON" a line')
-    args = parser.parse_args(argv)
+
+
+def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End with an error if an argument is wrong."""
     if args.workers < 1:
         parser.error(f'--workers must be 1 or more, got {args.workers}')
     if not args.timeout > 0:
@@ -77,7 +80,6 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     outputs = [path.resolve() for path in (args.out_good, args.out_bad) if path]
     if len({args.list.resolve(), *outputs}) <= len(outputs):
         parser.error('LIST, --out-good and --out-bad must be different files')
-    return parser, args
 
 
 def frame_template(text: str) -> str:
@@ -93,9 +95,11 @@ def frame_template(text: str) -> str:
     return text
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Check a list; return the exit code."""
-    parser, args = parse_args(argv)
+    from mmsifa.datasets.annotations import annotation_lines
+
+    check_arguments(args, parser)
     try:
         for path in filter(None, (args.out_good, args.out_bad)):
             check_writable(path)  # before hours of decoding
@@ -138,6 +142,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_samples(args: argparse.Namespace) -> list[Sample]:
     """Return what each line of the list names; say how frames are called if that was found out."""
+    from mmsifa.datasets.annotations import read_annotations
+    from mmsifa.datasets.raw_frames import RawFrames, frame_names, lists_folders
+
     options: dict[str, Any] = dict(
         root=args.data_root, multi_class=args.multi_class, labels_required=False
     )
@@ -237,6 +244,12 @@ def stop(process: multiprocessing.process.BaseProcess) -> None:
 
 def decode(video: Sample, thorough: bool, end: Connection) -> None:
     """Decode a video as the data sets' pipelines do and send what failed, or None."""
+    from mmaction.datasets.transforms import DecordInit
+
+    from mmsifa.datasets.checked import reason_of
+    from mmsifa.datasets.raw_frames import RawFrames, check_raw_frames
+    from mmsifa.fileio.video import check_frames
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the decoder's own words
     step = 'DecordInit'
@@ -251,7 +264,3 @@ def decode(video: Sample, thorough: bool, end: Connection) -> None:
         end.send(str(error) if isinstance(video, RawFrames) else reason_of(step, error))
     else:
         end.send(None)
-
-
-if __name__ == '__main__':
-    sys.exit(exit_code(main()))

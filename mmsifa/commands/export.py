@@ -1,21 +1,18 @@
-"""Export a trained recognizer to an ONNX file or an AOTInductor package, checked on real frames.
+"""Export a recognizer to ONNX or AOTInductor.
 
+The file is compared with the trained recognizer on real frames.
 Exit code 1 says that the network cannot be exported, or not exactly, 2 that the arguments are
 wrong, 130 that it was interrupted; only with 0 is there a new file.
+
+Example:
+    mmsifa export sifa_r50_k400 epoch_50.pth model.onnx --video video.mp4
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import torch
-from rich.console import Console
-
-from mmsifa.apis import class_names, load_config, load_recognizer
-from mmsifa.apis.export import Exporter, ExportError, check_config
-from mmsifa.apis.export.exporter import TOLERANCE
-from mmsifa.checkpoints.load import CheckpointError
-from mmsifa.commands.options import ConfigOptions, exit_code, print_any_text, torch_device
+from mmsifa.commands.options import ConfigOptions, torch_device
 from mmsifa.fileio.atomic_write import check_writable
 from mmsifa.fileio.text_files import escape_path
 
@@ -28,9 +25,8 @@ def share(text: str) -> float:
     return value
 
 
-def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Parse and check the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument('config', help='config of the recognizer: a file or a name')
     parser.add_argument('checkpoint', help='its weights')
     parser.add_argument('out', type=Path, help='the file to write: OUT.onnx or OUT.pt2')
@@ -61,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     parser.add_argument(
         '--tolerance',
         type=share,
-        default=TOLERANCE,
+        default=1e-3,
         help='largest difference of scores, as a share of the largest score (default: %(default)s)',
     )
     parser.add_argument(
@@ -73,7 +69,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     parser.add_argument(
         '--cfg-options', nargs='+', action=ConfigOptions, help='changes of the config: key=value'
     )
-    args = parser.parse_args(argv)
+
+
+def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End with an error if an argument is wrong."""
     endings = [args.format] if args.format else ['onnx', 'pt2']
     args.format = args.out.suffix[1:]
     if args.format not in endings:
@@ -83,13 +82,28 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
         parser.error(f'no such file: {", ".join(missing)}')
     if args.format == 'onnx' and args.device.type != 'cpu':
         parser.error('an ONNX file is for no device: --device is for a pt2 package')
-    return parser, args
 
 
-def export(argv: list[str] | None = None) -> None:
-    """Export the recognizer that the command line names."""
-    print_any_text()
-    parser, args = parse_args(argv)
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Export the recognizer that the arguments name; return the exit code."""
+    check_arguments(args, parser)
+    try:
+        export(args, parser)
+    except KeyboardInterrupt:
+        print('Interrupted; no file was written', file=sys.stderr)
+        return 130
+    return 0
+
+
+def export(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Export the recognizer and say how exact and how fast the file is."""
+    import torch
+    from rich.console import Console
+
+    from mmsifa.apis import class_names, load_config, load_recognizer
+    from mmsifa.apis.export import Exporter, ExportError, check_config
+    from mmsifa.checkpoints.load import CheckpointError
+
     console = Console(markup=False, soft_wrap=True)
     try:
         check_writable(args.out)
@@ -131,17 +145,3 @@ def export(argv: list[str] | None = None) -> None:
         f'({torch.get_num_threads()} threads)'
     )
     console.print(f'{args.out}: {result.num_bytes / 2**20:.1f} MiB')
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Export as :func:`export` does; return the exit code."""
-    try:
-        export(argv)
-    except KeyboardInterrupt:
-        print('Interrupted; no file was written', file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(exit_code(main()))

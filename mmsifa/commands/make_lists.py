@@ -1,17 +1,19 @@
-"""Make annotation lists of a folder of videos, FOLDER/CLASS/VIDEO, and split it in two."""
+"""List the videos of a folder by class, split in two.
+
+Makes annotation lists of FOLDER/CLASS/VIDEO, one to train and one to validate.
+
+Example:
+    mmsifa make-lists videos/ --val-share 0.2 --out lists/
+"""
 
 import argparse
-import sys
 from pathlib import Path
 
-from mmsifa.commands.options import delimiter, exit_code, print_any_text
-from mmsifa.datasets import split_class_folders, write_lists
+from mmsifa.commands.options import delimiter
 
 
-def main(argv: list[str] | None = None) -> None:
-    """List the folder that the command line names."""
-    print_any_text()
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument('folder', type=Path, help='folder that holds one folder for each class')
     parser.add_argument(
         '--val-share', type=float, default=0.2, help='share of each class to validate with (0.2)'
@@ -25,7 +27,12 @@ def main(argv: list[str] | None = None) -> None:
         help=r'between path and label, \t for a tab (a space)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace lists that are there')
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """List the folder that the arguments name."""
+    from mmsifa.datasets import split_class_folders, write_lists
+
     out = args.out or args.folder
     if out.exists() and not out.is_dir():
         parser.error(f'--out must be a folder, and {out} is a file')
@@ -43,8 +50,4 @@ def main(argv: list[str] | None = None) -> None:
         f'{len(split.classes)} classes, {len(split.train)} videos to train, '
         f'{len(split.val)} to validate; lists and label_map.txt are in {out}'
     )
-
-
-if __name__ == '__main__':
-    main()
-    sys.exit(exit_code())
+    return 0

@@ -1,8 +1,12 @@
-"""Report what recognizers cost: parameters, multiply-adds by stage and part, memory and speed.
+"""Report what recognizers cost.
 
+Counts parameters and multiply-adds by stage and part, measures memory and speed.
 Takes configs of any MMAction2 recognizer of RGB frames. Writes report.json, report.md and
 report.png into a folder. What does not build or run is named with the reason, and the exit status
 is 1.
+
+Example:
+    mmsifa report sifa_r50_k400 mine=config.py --rounds 0
 """
 
 import argparse
@@ -10,20 +14,16 @@ import json
 import sys
 from pathlib import Path
 
-from mmsifa.apis.analysis import DTYPES, ReportSettings, chart, make_report, markdown
-from mmsifa.apis.analysis.report_pages import around_markers
-from mmsifa.commands.options import exit_code, print_any_text, progress_bar, torch_device
+from mmsifa.commands.options import progress_bar, torch_device
 from mmsifa.fileio.atomic_write import check_writable, write_atomically
 from mmsifa.fileio.text_files import escape_path
 
-START = '<!-- report: written by tools/model_report.py -->'
+START = '<!-- report: written by mmsifa report -->'
 END = '<!-- report: end -->'
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure and write."""
-    print_any_text()
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument(
         'configs',
         nargs='*',
@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--device', type=torch_device, default='cpu', help='cpu or cuda (%(default)s)'
     )
-    parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(%(default)s)')
+    parser.add_argument(
+        '--dtype', default='float32', choices=('float32', 'bfloat16'), help='(%(default)s)'
+    )
     parser.add_argument('--batch-size', type=positive, default=1, help='clips (%(default)s)')
     parser.add_argument(
         '--rounds',
@@ -49,7 +51,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--side', type=positive, help="height and width of the frames (the configs')"
     )
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Measure and write."""
+    from mmsifa.apis.analysis import chart, markdown
+    from mmsifa.apis.analysis.report_pages import around_markers
+
     if args.rounds < 0:
         parser.error(f'--rounds must be 0 or more, got {args.rounds}')
     if args.out.exists() and not args.out.is_dir():
@@ -90,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     if report['failed']:
         names = ', '.join(f'{f["label"]} ({f["pass"]})' for f in report['failed'])
         sys.exit(f'not everything was measured: {names}')
+    return 0
 
 
 def positive(text: str) -> int:
@@ -109,6 +118,8 @@ def label_and_config(text: str) -> tuple[str, str]:
 
 def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:
     """Make the report and show how far it is."""
+    from mmsifa.apis.analysis import ReportSettings, make_report
+
     settings = ReportSettings(
         device=str(args.device),
         dtype=args.dtype,
@@ -118,8 +129,3 @@ def measure(configs: dict[str, str], args: argparse.Namespace) -> dict:
     )
     with progress_bar() as progress:
         return make_report(configs, settings, progress)
-
-
-if __name__ == '__main__':
-    main()
-    sys.exit(exit_code())

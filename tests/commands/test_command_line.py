@@ -1,0 +1,71 @@
+"""``mmsifa COMMAND``: its help, and that nothing heavy is imported before arguments are read."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from mmsifa.__main__ import COMMANDS, main, make_parser
+from mmsifa.apis.analysis import DTYPES
+from mmsifa.apis.export.exporter import TOLERANCE
+
+
+def help_of(capsys, *arguments):
+    with pytest.raises(SystemExit, match=r'^0$'):
+        main([*arguments, '--help'])
+    return capsys.readouterr().out
+
+
+def test_help_lists_the_commands_in_one_screen(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    text = help_of(capsys)
+    assert len(text.splitlines()) <= 24
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.findall(r'^    ([a-z-]+)', text, flags=re.MULTILINE) == [*COMMANDS]
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_each_help_has_an_example_that_can_be_typed(command, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    text, _, example = help_of(capsys, command).partition('\nexample:\n\n')
+    assert text.startswith(f'usage: mmsifa {command} ')
+    lines = [shlex.split(line) for line in example.splitlines()]
+    assert lines[0][:2] == ['mmsifa', command]
+    assert max(map(len, example.splitlines())) <= 80
+    for line in lines:
+        make_parser().parse_args(line[line.index('mmsifa') + 1 :])
+
+
+def test_a_word_that_is_no_command_is_named(capsys):
+    with pytest.raises(SystemExit, match=r'^2$'):
+        main(['predcit'])
+    assert "invalid choice: 'predcit'" in capsys.readouterr().err
+
+
+HEAVY = {'torch', 'numpy', 'rich', 'matplotlib', 'cv2', 'av', 'mmengine', 'mmcv', 'mmaction'}
+IMPORTED = """
+import sys
+from mmsifa_command import main
+sys.argv[0] = 'mmsifa'
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize('command', [[], *([command] for command in COMMANDS)], ids=' '.join)
+def test_help_needs_the_standard_library_alone(command, root):
+    arguments = [sys.executable, '-c', IMPORTED, *command, '--help']
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=True)
+    assert 'usage: mmsifa' in done.stdout
+    assert not HEAVY & {*done.stdout.splitlines()[-1].split()}
+
+
+def test_options_are_those_of_what_they_are_for():
+    arguments = ['export', 'config', 'checkpoint', 'out.onnx']
+    assert make_parser().parse_args(arguments).tolerance == TOLERANCE
+    for dtype in DTYPES:
+        assert make_parser().parse_args(['report', '--dtype', dtype]).dtype == dtype
