@@ -13,7 +13,8 @@ def main() -> int:
     spec = find_spec('mmsifa')
     assert spec is not None
     assert spec.loader is not None
-    sys.modules['mmsifa'] = package = module_from_spec(spec)  # has its modules, did not run yet
+    execute = spec.loader.exec_module
+    sys.modules['mmsifa'] = package = module_from_spec(spec)  # has its modules, was not executed
     from mmsifa.__main__ import main as run
 
-    return run(load=lambda: spec.loader.exec_module(package))
+    return run(load=lambda: execute(package))

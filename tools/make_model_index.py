@@ -18,7 +18,7 @@ from rich.progress import track
 
 from mmsifa.apis.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
 from mmsifa.apis.analysis.report_pages import around_markers, billions, millions, row
-from mmsifa.commands.make_motion_dataset import Settings
+from mmsifa.commands.make_motion_dataset import MotionSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {'SIFANet': 'SIFA-Net', 'SIFATransformer': 'SIFA-Transformer'}
@@ -90,7 +90,7 @@ def measure(config: Path) -> Model:
             f'{config} trains on data/{folder}: give it a name in DATASETS of {__file__}'
         )
     in_motion = folder == 'motion'  # whose clips stay as they were made
-    clip = clip_of(cfg, side=Settings.size if in_motion else None)
+    clip = clip_of(cfg, side=MotionSettings.size if in_motion else None)
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
     return Model(

@@ -28,7 +28,7 @@ FORMAT = {'format': 'mmsifa-motion', 'version': 1}
 
 
 @dataclass(frozen=True)
-class Settings:
+class MotionSettings:
     """What a dataset is made from; each field's help says what it is.
 
     Raises:
@@ -113,7 +113,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         raise RuntimeError(f'{path} does not hold all that was written: is the disk full?')
 
 
-def make_dataset(out: str | Path, settings: Settings, overwrite: bool = False) -> bool:
+def make_dataset(out: str | Path, settings: MotionSettings, overwrite: bool = False) -> bool:
     """Make a dataset in a new folder, which appears only when it is complete.
 
     Args:
@@ -176,7 +176,7 @@ def _read_settings(out: Path) -> dict:
     )
 
 
-def _write_split(out: Path, split: str, count: int, settings: Settings) -> None:
+def _write_split(out: Path, split: str, count: int, settings: MotionSettings) -> None:
     """Write the videos and the annotation list of a split."""
     import numpy as np
     from rich.progress import track
@@ -211,7 +211,7 @@ def _write_text(path: Path, text: str) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument('out', metavar='OUT', help='folder to make')
-    for option in fields(Settings):
+    for option in fields(MotionSettings):
         parser.add_argument(
             f'--{option.name.replace("_", "-")}',
             type=type(option.default),
@@ -224,9 +224,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Make the data set that the arguments name."""
     out = args.out
-    settings = {option.name: getattr(args, option.name) for option in fields(Settings)}
+    settings = {option.name: getattr(args, option.name) for option in fields(MotionSettings)}
     try:
-        made = make_dataset(out, Settings(**settings), args.overwrite)
+        made = make_dataset(out, MotionSettings(**settings), args.overwrite)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from mmsifa.fileio import video
 
 MOTIONS = list(motions.MOTIONS)
 OPPOSITES = list(zip(MOTIONS[::2], MOTIONS[1::2], strict=True))
-SMALL = tool.Settings(num_train=16, num_val=8, num_frames=5)
+SMALL = tool.MotionSettings(num_train=16, num_val=8, num_frames=5)
 
 
 @pytest.fixture(scope='module')
@@ -384,7 +384,7 @@ def test_videos_that_cannot_be_written_are_errors(tmp_path, monkeypatch):
 )
 def test_settings_that_make_no_dataset_say_so(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        tool.Settings(**options)
+        tool.MotionSettings(**options)
     arguments = [f'--{key.replace("_", "-")}={value}' for key, value in options.items()]
     with pytest.raises(SystemExit, match=f'error: {message}'):
         main(['make-motion-dataset', str(tmp_path / 'motion'), *arguments])
