@@ -8,12 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mmsifa.apis.prediction.scores import Prediction, VideoResult
 from mmsifa.fileio.atomic_write import write_atomically
@@ -87,6 +81,14 @@ def draw_timeline(
         names: Names of the classes.
         classes: How many of them at most. Defaults to 10.
     """
+    # Every training imports this module, and Matplotlib takes a second.
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     scores = torch.stack([prediction.scores for prediction in result.predictions]).numpy()
     best = scores.argmax(1)
     wins = np.bincount(best, minlength=scores.shape[1])
