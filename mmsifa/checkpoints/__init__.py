@@ -2,5 +2,12 @@
 
 from mmsifa.checkpoints.fit import load_fitting_weights
 from mmsifa.checkpoints.load import CheckpointError, safe_loading
+from mmsifa.checkpoints.trust import load_trusted, write_weights
 
-__all__ = ['CheckpointError', 'load_fitting_weights', 'safe_loading']
+__all__ = [
+    'CheckpointError',
+    'load_fitting_weights',
+    'load_trusted',
+    'safe_loading',
+    'write_weights',
+]

@@ -40,8 +40,9 @@ def refused(path: object, reason: str) -> CheckpointError:
     reason = ''.join(c if c.isprintable() else '?' for c in reason[:300])
     return CheckpointError(
         f'refused to load the checkpoint {path}: {reason}, expected tensors, numbers, strings and '
-        "MMEngine's training state; if you wrote the file, save its state_dict alone, otherwise "
-        'fetch it again or do not use it'
+        "MMEngine's training state; if you trust whoever made the file, write its weights alone "
+        "into another one by 'mmsifa convert --trust IN OUT', otherwise fetch it again or do not "
+        'use it'
     )
 
 
