@@ -41,8 +41,8 @@ def pytest_configure():
 def pytest_collection_modifyitems(items):
     """Put the slowest files first, since each runs in one process; mark by fixture and folder."""
     slowest = (
-        'test_quickstart', 'test_op_tools', 'test_load', 'test_slurm', 'test_loops', 'test_study',
-        'test_docs', 'test_tutorial',
+        'test_quickstart', 'test_op_tools', 'test_load', 'test_scan', 'test_slurm', 'test_loops',
+        'test_study', 'test_docs', 'test_tutorial',
     )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
     for item in items:

@@ -1,0 +1,96 @@
+"""Files that lie are refused before any of them is built."""
+
+import copy
+import json
+import os
+import re
+from pathlib import Path
+
+import hostile_checkpoints as hostile
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+ROOT = Path(__file__).parents[2]
+
+GIGABYTE = 2**30
+
+MEASURE = """
+import json, resource, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import hostile_checkpoints as hostile
+import mmsifa
+from mmengine.runner.checkpoint import CheckpointLoader
+
+pages = int(Path('/proc/self/statm').read_text().split()[0])
+limit = pages * resource.getpagesize() + 2**30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+errors = {}
+for name in hostile.REASONS:
+    path = Path(name, 'hostile.pth')
+    before = sorted(path.parent.iterdir())
+    try:
+        CheckpointLoader.load_checkpoint(str(path), 'cpu')
+        errors[name] = 'loaded'
+    except Exception as error:
+        errors[name] = f'{type(error).__name__}: {error}'
+    assert sorted(path.parent.iterdir()) == before, name
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+json.dump(dict(errors=errors, peak=peak), open('errors.json', 'w'))
+"""
+
+
+@pytest.fixture(scope='module')
+def refusals(tmp_path_factory, run):
+    """What loading says of every hostile file, in a process that may take a gigabyte more."""
+    folder = tmp_path_factory.mktemp('hostile')
+    for name in hostile.REASONS:
+        (folder / name).mkdir()
+        hostile.write(name, folder / name / 'hostile.pth')
+    (folder / 'measure.py').write_text(MEASURE)
+    run(
+        'python',
+        'measure.py',
+        ROOT / 'tests' / 'helpers',
+        cwd=folder,
+        env=os.environ | {'PYTHONPATH': ROOT},
+    )
+    return json.loads((folder / 'errors.json').read_text())
+
+
+@pytest.mark.parametrize('name', hostile.REASONS)
+def test_a_file_that_lies_is_refused_in_one_sentence(refusals, name):
+    error = refusals['errors'][name]
+    reason = hostile.REASONS[name]
+    assert re.match(rf'CheckpointError: refused to load .*hostile\.pth: ({reason})', error)
+    assert '\n' not in error
+    assert ', expected tensors, numbers, strings and MMEngine' in error
+    assert error.endswith('otherwise fetch it again or do not use it')
+
+
+def test_refusing_takes_less_than_a_gigabyte(refusals):
+    assert refusals['peak'] < GIGABYTE
+
+
+def test_torch_alone_believes_what_a_file_claims(tmp_path):
+    """The scan is needed: under ``weights_only=True`` these small files load."""
+    path = tmp_path / 'hostile.pth'
+    hostile.write('expanded-view', path)
+    assert torch.load(path, weights_only=True)['message_hub'].numel() == 2**40
+    hostile.save(hostile.Call(bytearray, 10**7), path)
+    assert len(torch.load(path, weights_only=True)['message_hub']) == 10**7
+    hostile.save(hostile.hex_of_hex(20), path)
+    assert len(torch.load(path, weights_only=True)['message_hub']) == 8 * 2**20
+    assert path.stat().st_size < 10**4
+
+
+def test_the_getattr_attack_works_where_getattr_is_allowed(tmp_path):
+    marker = tmp_path / hostile.MARKER
+    hostile.write('getattr', tmp_path / 'a.pth')
+    with torch.serialization.safe_globals([getattr, HistoryBuffer]):
+        content = torch.load(tmp_path / 'a.pth', weights_only=True)['message_hub']
+    assert not marker.exists()
+    copy.deepcopy(content)
+    assert marker.exists()
