@@ -2,41 +2,11 @@
 
 import pytest
 import torch
-from mmaction.models.backbones.swin import SwinTransformer3D
 from mmaction.registry import MODELS
+from small_networks import ARCH, randomized
 
 from mmsifa.models import SIFATransformer
 from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
-
-ARCH = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
-
-
-def randomized(net):
-    """Give every parameter, also those that start at zero, a random value."""
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return net
-
-
-@pytest.fixture(scope='module')
-def swin():
-    """A 2D Swin: MMAction2's, with windows and patches of one frame."""
-    torch.manual_seed(0)
-    net = randomized(SwinTransformer3D(ARCH, window_size=(1, 7, 7), patch_size=(1, 4, 4)))
-    net.eval()  # returns None there
-    return net
-
-
-@pytest.fixture(scope='module')
-def official_file(swin, tmp_path_factory):
-    """The 2D Swin's weights in the official naming and layout, with its buffers and classifier."""
-    weights = {k.replace('norm3.', 'norm.'): v.clone() for k, v in swin.state_dict().items()}
-    weights['patch_embed.proj.weight'] = weights['patch_embed.proj.weight'].squeeze(2)
-    weights['layers.0.blocks.1.attn_mask'] = torch.zeros(64, 49, 49)
-    weights['head.weight'] = torch.zeros(1000, 128)
-    path = tmp_path_factory.mktemp('swin') / 'swin.pth'
-    torch.save({'model': weights}, path)
-    return str(path)
 
 
 @pytest.mark.parametrize('size', [(224, 224), (100, 76), (64, 64)], ids=['224', 'padded', 'small'])
@@ -50,20 +20,6 @@ def test_fresh_network_on_2d_weights_has_the_features_of_the_2d_swin(swin, offic
     moving = torch.rand(1, 3, 8, *size)
     mean = moving.unflatten(2, (2, 4)).mean(dim=3)
     torch.testing.assert_close(net(moving), swin(mean), rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_position_tables_of_another_window_are_resized(official_file):
-    net = SIFATransformer(ARCH, pretrained=official_file, window_size=(2, 5, 5))
-    net.init_weights()
-    table = torch.load(official_file)['model'][
-        'layers.1.blocks.0.attn.relative_position_bias_table'
-    ]
-    ours = net.layers[1].blocks[0].attn.relative_position_bias_table
-    square = table.T.reshape(1, 2, 13, 13)
-    resized = torch.nn.functional.interpolate(square, (9, 9), mode='bicubic')[0]
-    for frame in ours.unflatten(0, (3, 81)):
-        torch.testing.assert_close(frame, resized.flatten(1).T)
 
 
 def test_temporal_parts_are_where_the_method_says():
@@ -185,107 +141,6 @@ def test_wrong_clips_are_named(shape):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         SIFATransformer(**options)
-
-
-def test_wrong_2d_weights_are_named(official_file, tmp_path):
-    net = SIFATransformer('tiny', pretrained=official_file)
-    with pytest.raises(ValueError, match='2D Swin with 2-2-6-2 blocks and 96 channels'):
-        net.init_weights()
-    torch.save({'other': torch.zeros(1)}, tmp_path / 'other.pth')
-    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'other.pth'), pretrained2d=False)
-    with pytest.raises(ValueError, match=r'patch_embed\.proj\.weight'):
-        net.init_weights()
-
-
-@pytest.mark.parametrize('depths', [(2, 2, 1, 2), (2, 2, 2, 1)], ids=['stage-3', 'stage-4'])
-def test_2d_weights_of_a_deeper_swin_are_named(official_file, depths):
-    net = SIFATransformer(ARCH | dict(depths=depths), pretrained=official_file)
-    message = rf'with {"-".join(map(str, depths))} .*: 13 of its weights have no place there'
-    with pytest.raises(ValueError, match=message):
-        net.init_weights()
-
-
-def test_2d_weights_that_an_option_turns_off_are_named(official_file):
-    with pytest.raises(ValueError, match=r"2 of its weights .*\['patch_embed\.norm\.bias', "):
-        SIFATransformer(ARCH, pretrained=official_file, patch_norm=False).init_weights()
-
-
-@torch.no_grad()
-def test_2d_weights_load_into_fewer_stages_and_outputs(swin, official_file):
-    first_two = {key: value[:2] for key, value in ARCH.items() if key != 'embed_dims'}
-    small = SIFATransformer(first_two | dict(embed_dims=16), out_indices=(1,),
-                            pretrained=official_file)  # fmt: skip
-    inner = SIFATransformer(ARCH, out_indices=(1,), pretrained=official_file)
-    clip = torch.rand(1, 3, 8, 64, 64)
-    for net in (small, inner):
-        net.init_weights()
-        net.eval()
-    torch.testing.assert_close(small(clip), inner(clip))
-    assert torch.equal(
-        inner.layers[3].blocks[1].mlp.fc2.bias, swin.layers[3].blocks[1].mlp.fc2.bias
-    )
-
-
-@pytest.mark.parametrize(
-    ('drop', 'message'),
-    [
-        ('layers.2.blocks.1.mlp', r'4 missing \(layers\.2\.blocks\.1\.mlp'),
-        ('layers.2.blocks.1.temporal', r'1 missing \(layers\.2\.blocks\.1\.temporal\.conv\.weight'),
-        ('.temporal.', None),
-    ],
-    ids=['block', 'temporal', 'trunk'],
-)
-def test_own_weights_fill_all_but_what_a_trunk_lacks(drop, message, tmp_path):
-    other = randomized(SIFATransformer(ARCH))
-    weights = {name: w for name, w in other.state_dict().items() if drop not in name}
-    torch.save(weights, tmp_path / 'own.pth')
-    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'own.pth'), pretrained2d=False)
-    if message:
-        with pytest.raises(ValueError, match=f'weights of this SIFATransformer: {message}'):
-            net.init_weights()
-    else:
-        net.init_weights()
-        assert torch.equal(
-            net.layers[3].blocks[1].mlp.fc2.bias, weights['layers.3.blocks.1.mlp.fc2.bias']
-        )
-
-
-@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
-def test_own_weights_taken_for_2d_ones_are_sent_elsewhere(prefix, tmp_path):
-    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'own.pth'))
-    weights = {prefix + name: weight for name, weight in net.state_dict().items()}
-    torch.save(weights, tmp_path / 'own.pth')
-    option = r"checkpoint=\.\.\., prefix='backbone\.'\)" if 'b' in prefix else 'pretrained2d=False'
-    with pytest.raises(ValueError, match=f'norm.weight is missing.*backbone itself: .*{option}$'):
-        net.init_weights()
-
-
-def test_names_of_a_3d_swin_are_named(tmp_path):
-    torch.save(SwinTransformer3D(ARCH).state_dict(), tmp_path / '3d.pth')
-    message = (
-        r'norm.weight is missing; norm.bias is missing\. '
-        r"Of the names in the file these are not used: \['norm3.bias', 'norm3.weight'\]$"
-    )
-    net = SIFATransformer(ARCH, (tmp_path / '3d.pth').as_posix(), patch_size=(2, 4, 4),
-                          window_size=(8, 7, 7))  # fmt: skip
-    with pytest.raises(ValueError, match=message):
-        net.init_weights()
-
-
-def test_2d_weights_of_a_data_parallel_model_load(official_file, tmp_path):
-    weights = torch.load(official_file)['model']
-    torch.save({f'module.{k}': v for k, v in weights.items()}, tmp_path / 'parallel.pth')
-    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'parallel.pth'))
-    net.init_weights()
-    assert torch.equal(net.norm3.weight, weights['norm.weight'])
-
-
-def test_own_weights_load_by_pretrained(tmp_path):
-    other = randomized(SIFATransformer(ARCH))
-    torch.save({'state_dict': other.state_dict()}, tmp_path / 'own.pth')
-    net = SIFATransformer(ARCH, pretrained=str(tmp_path / 'own.pth'), pretrained2d=False)
-    net.init_weights()
-    torch.testing.assert_close(net.state_dict(), other.state_dict())
 
 
 def test_fresh_temporal_parts_stay_zero_and_learn():
