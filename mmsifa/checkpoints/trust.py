@@ -6,6 +6,7 @@ refused everywhere else. Only a call trusts a file: no config or variable of the
 
 import hashlib
 import io
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,11 @@ def load_trusted(path: str | Path, sha256: str | None = None) -> Any:
         # Not torch.load, which another thread may have replaced by safe_loading.
         return torch.serialization.load(io.BytesIO(content), 'cpu', weights_only=False)
     except Exception as error:  # whatever its code raises
+        reason = traceback.format_exception_only(error)[0].splitlines()[0]
         raise CheckpointError(
-            f'cannot load the checkpoint {path} ({type(error).__name__}: {error}), expected a file '
-            'of torch.save whose classes can be imported here: fetch it again, or run this where '
-            'the code that wrote it is installed'
+            f'cannot load the checkpoint {path} ({reason}), expected a file of torch.save whose '
+            'classes can be imported here: fetch it again, or run this where the code that wrote '
+            'it is installed'
         ) from error
 
 

@@ -1,9 +1,11 @@
 """Convert a checkpoint of the paper's released code.
 
-The new one is for our configs; those that it fits are named.
+The new one is for our configs; those that it fits are named. With --trust, write the weights of a
+file that is refused otherwise into one that everything loads; they keep their names.
 
 Example:
     mmsifa convert released.pth sifa.pth
+    mmsifa convert --trust mae.pth weights.pth
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument('checkpoint', metavar='IN', type=Path, help='checkpoint to convert')
     parser.add_argument('out', metavar='OUT', type=Path, help='file to write')
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='load IN this once whatever it holds, which may run any code, and write its weights '
+        'alone: only for a file whose maker you trust',
+    )
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -43,6 +51,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.out.is_dir() or not args.out.parent.is_dir():
         parser.error(f'cannot write {args.out}: expected a file in a folder that exists')
 
+    if args.trust:
+        return write_trusted(args, parser)
     init_default_scope('mmaction')
     try:
         released = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
@@ -62,6 +72,19 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     print(f'weights: {converted.num_weights}')
     print(f'not used: {", ".join(converted.unused) or "none"}')
     print(f'config: {configs}')
+    return 0
+
+
+def write_trusted(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Write the weights of a checkpoint that the user trusts, and nothing else of it."""
+    from mmsifa.checkpoints import load_trusted, write_weights
+
+    try:
+        weights, others = write_weights(load_trusted(args.checkpoint), args.out)
+    except (ValueError, OSError) as error:
+        parser.error(f'cannot write the weights of {args.checkpoint}: {error}')
+    print(f'weights: {len(weights)}')
+    print(f'not used: {", ".join(others) or "none"}')
     return 0
 
 

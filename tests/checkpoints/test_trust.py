@@ -11,6 +11,7 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
+from mmsifa.__main__ import main
 from mmsifa.checkpoints import CheckpointError, load_trusted, safe_loading, write_weights
 
 REFUSED = (
@@ -65,7 +66,7 @@ def test_only_the_file_of_the_given_hash_is_trusted(mae):
 def test_what_is_no_checkpoint_is_said_to_be_none(content, tmp_path):
     (tmp_path / 'a.pth').write_bytes(content)
     with pytest.raises(
-        CheckpointError, match=r'cannot load the checkpoint .*a\.pth \(\w+: .*again'
+        CheckpointError, match=r'cannot load the checkpoint .*a\.pth \([\w.]+: .*again'
     ):
         load_trusted(tmp_path / 'a.pth')
 
@@ -137,3 +138,41 @@ def test_what_is_no_weights_is_not_written(checkpoint, message, tmp_path):
     with pytest.raises(ValueError, match=re.compile(message)):
         write_weights(checkpoint, tmp_path / 'a.pth')
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_weights_that_a_network_takes(mae, root, capsys):
+    model = Config.fromfile(root / 'configs/sifa_tiny_motion.py').model
+    net = MODELS.build(model.backbone)
+    weights = {name: torch.ones_like(value) for name, value in net.state_dict().items()}
+    torch.save({'model': weights, 'args': argparse.Namespace()}, mae)
+    out = mae.parent / 'weights.pth'
+    with pytest.raises(SystemExit, match=r'^2$'):
+        main(['convert', str(mae), str(out)])
+    assert re.search(REFUSED, capsys.readouterr().err)
+    assert not out.exists()
+    assert main(['convert', '--trust', str(mae), str(out)]) == 0
+    assert capsys.readouterr().out == f'weights: {len(weights)}\nnot used: args\n'
+    model.backbone.update(pretrained=None, init_cfg=dict(type='Pretrained', checkpoint=str(out)))
+    net = MODELS.build(model.backbone)
+    net.init_weights()
+    assert torch.equal(net.state_dict()['conv1.conv.weight'], weights['conv1.conv.weight'])
+    assert_refused(mae)
+
+
+def test_the_command_says_in_one_sentence_what_is_wrong(mae, tmp_path, capsys):
+    (tmp_path / 'text.pth').write_text('no checkpoint')
+    torch.save({'teacher': {}}, tmp_path / 'teacher.pth')
+    for arguments, message in (
+        (
+            ['text.pth', 'out.pth'],
+            r'cannot load the checkpoint .*text\.pth \(_pickle\.UnpicklingError: ',
+        ),
+        (['teacher.pth', 'out.pth'], r"got one of \['teacher'\]: pick them out"),
+        (['mae.pth', 'mae.pth'], 'OUT is IN, .* not overwritten'),
+    ):
+        with pytest.raises(SystemExit, match=r'^2$'):
+            main(['convert', '--trust', *(str(tmp_path / name) for name in arguments)])
+        error = capsys.readouterr().err.split('error: ', 1)[1]
+        assert re.search(message, error)
+        assert error.count('\n') == 1
+    assert not (tmp_path / 'out.pth').exists()
