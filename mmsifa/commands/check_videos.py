@@ -13,7 +13,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,6 +30,7 @@ from mmsifa.fileio.text_files import escape_path
 
 if TYPE_CHECKING:
     from mmsifa.datasets.raw_frames import RawFrames
+    from mmsifa.datasets.reading_process import ReadingProcess
 
     Sample: TypeAlias = str | RawFrames  # a video's path, or the frames of one
 
@@ -194,64 +194,54 @@ def check(
     Yields:
         Each, in the order in which they are done, and None or what failed and why.
     """
-    context: Any = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
+    from mmsifa.datasets.reading_process import ReadingProcess
+
     waiting = iter(videos)
-    running: dict[Connection, tuple[Sample, multiprocessing.process.BaseProcess, float]] = {}
+    running: dict[ReadingProcess, tuple[Sample, float]] = {}
     try:
         while True:
             while len(running) < workers and (video := next(waiting, None)) is not None:
-                result, end = context.Pipe(duplex=False)
-                process = context.Process(target=decode, args=(video, thorough, end), daemon=True)
                 with uninterrupted():
-                    process.start()
-                    running[result] = video, process, time.monotonic() + timeout
-                end.close()
+                    process = ReadingProcess(decode, video, thorough)
+                    running[process] = video, time.monotonic() + timeout
             if not running:
                 return
-            first = min(deadline for _, _, deadline in running.values())
-            done = wait(list(running), max(0, first - time.monotonic()))
+            first = min(deadline for _, deadline in running.values())
+            readable: list[Any] = list(running)
+            done = wait(readable, max(0, first - time.monotonic()))
             now = time.monotonic()
-            for result, (video, process, deadline) in list(running.items()):
-                if result in done:
-                    yield video, outcome(result, process)
+            for process, (video, deadline) in list(running.items()):
+                if process in done:
+                    yield video, outcome(process)
                 elif now >= deadline:
                     yield video, f'decoder: not done after {timeout:g} seconds'
                 else:
                     continue
-                del running[result]
-                stop(process)
+                del running[process]
+                process.close()
     finally:
-        for _, process, _ in running.values():
-            stop(process)
+        for process in running:
+            process.close()
 
 
-def outcome(result: Connection, process: multiprocessing.process.BaseProcess) -> str | None:
+def outcome(process: ReadingProcess) -> str | None:
     """What the process of a video has to say, or what happened to it if it says nothing."""
+    from mmsifa.datasets.reading_process import DecoderCrashError
+
     try:
-        return result.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
-        return f'decoder: crashed ({cause})'
+        return next(iter(process))
+    except DecoderCrashError as error:
+        return f'decoder: crashed ({error.cause})'
 
 
-def stop(process: multiprocessing.process.BaseProcess) -> None:
-    """End a process, if it has not ended, and wait for it."""
-    process.kill()
-    process.join()
-
-
-def decode(video: Sample, thorough: bool, end: Connection) -> None:
-    """Decode a video as the data sets' pipelines do and send what failed, or None."""
+def decode(video: Sample, thorough: bool) -> Iterator[str | None]:
+    """Decode a video as the data sets' pipelines do; yield what failed, or None."""
     from mmaction.datasets.transforms import DecordInit
 
     from mmsifa.datasets.checked import reason_of
     from mmsifa.datasets.raw_frames import RawFrames, check_raw_frames
     from mmsifa.fileio.video import check_frames
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the decoder's own words
     step = 'DecordInit'
     try:
         if isinstance(video, RawFrames):
@@ -261,6 +251,6 @@ def decode(video: Sample, thorough: bool, end: Connection) -> None:
             step = 'DecordDecode'
             check_frames(reader, thorough)
     except Exception as error:
-        end.send(str(error) if isinstance(video, RawFrames) else reason_of(step, error))
+        yield str(error) if isinstance(video, RawFrames) else reason_of(step, error)
     else:
-        end.send(None)
+        yield None

@@ -23,11 +23,19 @@ from mmsifa.fileio.video import UnreadableVideoError
 TIMEOUT = 300  # seconds without a sign of life, then a video counts as unreadable
 
 
+class DecoderCrashError(UnreadableVideoError):
+    """A file crashed the process that read it; ``cause`` names the signal or the exit code."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f'it crashes the decoder ({cause})')
+        self.cause = cause
+
+
 class ReadingProcess:
     """A process that runs a generator, one item ahead of whoever takes the items.
 
     A file that crashes the decoder, as a cut-off AVI can, costs this process and no other, and no
-    more than two items are in memory.
+    more than two items are in memory. ``multiprocessing.connection.wait`` takes it.
 
     Args:
         target: The generator function.
@@ -53,13 +61,17 @@ class ReadingProcess:
                 self._process.join()
                 code = self._process.exitcode or 0
                 cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
-                raise UnreadableVideoError(f'it crashes the decoder ({cause})') from None
+                raise DecoderCrashError(cause) from None
             if done and item is None:
                 return
             if done:
                 raise item
             yield item
         raise UnreadableVideoError(f'the decoder gave nothing for {TIMEOUT} seconds')
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable with the next item."""
+        return self._end.fileno()
 
     def close(self) -> None:
         """End the process."""
