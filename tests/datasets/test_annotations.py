@@ -489,7 +489,7 @@ def test_any_bytes_are_read_or_refused(
 
 
 def tool(root, name):
-    spec = importlib.util.spec_from_file_location(name, root / f'tools/{name}.py')
+    spec = importlib.util.spec_from_file_location(name, root / f'dev/{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""Random wrong input; ``tools/fuzz_inputs.py`` gives much more of the same."""
+"""Random wrong input; ``dev/fuzz_inputs.py`` gives much more of the same."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
+sys.path.insert(0, str(Path(__file__).parents[2] / 'dev'))
 import fuzz_inputs
 
 inputs = st.randoms(use_true_random=False)

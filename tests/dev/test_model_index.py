@@ -1,8 +1,6 @@
 """The model index and the README's table of models: measured, complete and never stale."""
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,26 +12,14 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dev import make_model_index as tool
 from mmsifa.apis.analysis import Clip, clip_of, count_multiply_adds, total
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope='module')
-def tool():
-    """The script as a module."""
-    sys.path.insert(0, str(ROOT / 'tools'))  # as for a script
-    path = ROOT / 'tools' / 'make_model_index.py'
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(ROOT / 'tools'))
-
-
 @pytest.fixture
-def copy(tool, tmp_path, monkeypatch):
+def copy(tmp_path, monkeypatch):
     """A repository with two configs, whose index is up to date."""
     shutil.copytree(ROOT / 'configs/_base_', tmp_path / 'configs/_base_')
     for name in ('configs/sifa_tiny_motion.py', 'configs/sifa_r50_k400.py', 'README.md'):
@@ -45,14 +31,14 @@ def copy(tool, tmp_path, monkeypatch):
 
 
 def test_index_and_table_are_those_of_the_configs(run):
-    run('python', 'tools/make_model_index.py', '--check')
+    run('python', 'dev/make_model_index.py', '--check')
 
 
-def test_a_changed_network_is_noticed_and_named(tool, copy, capsys):
+def test_a_changed_network_is_noticed_and_named(copy, capsys):
     config = copy / 'configs/sifa_r50_k400.py'
     config.write_text(config.read_text() + '\nmodel = dict(backbone=dict(deformable=False))\n')
     before = {path: path.read_bytes() for path in copy.rglob('*') if path.is_file()}
-    with pytest.raises(SystemExit, match=r'python tools/make_model_index\.py'):
+    with pytest.raises(SystemExit, match=r'python dev/make_model_index\.py'):
         tool.main(['--check'])
     said = capsys.readouterr().out
     assert 'configs/metafile.yml is stale: sifa_r50_k400\n' in said
@@ -65,7 +51,7 @@ def test_a_changed_network_is_noticed_and_named(tool, copy, capsys):
 @pytest.mark.parametrize(
     ('name', 'said'), [('README.md', 'SIFA-Net R50'), ('configs/metafile.yml', 'sifa_r50_k400')]
 )
-def test_a_number_typed_in_is_noticed(tool, copy, capsys, name, said):
+def test_a_number_typed_in_is_noticed(copy, capsys, name, said):
     path = copy / name
     for typed in ('24.0', ''):
         text = path.read_text()
@@ -77,14 +63,14 @@ def test_a_number_typed_in_is_noticed(tool, copy, capsys, name, said):
         path.write_text(text)
 
 
-def test_a_config_that_went_is_noticed(tool, copy, capsys):
+def test_a_config_that_went_is_noticed(copy, capsys):
     (copy / 'configs/sifa_r50_k400.py').unlink()
     with pytest.raises(SystemExit, match='Write them anew'):
         tool.main(['--check'])
     assert 'README.md is stale: it has more entries' in capsys.readouterr().out
 
 
-def test_unknown_data_and_lost_markers_are_named(tool, copy):
+def test_unknown_data_and_lost_markers_are_named(copy):
     config = copy / 'configs/sifa_r50_k400.py'
     own = config.read_text()
     dataset = "dict(dataset=dict(ann_file='data/mine/train.txt'))"

@@ -4,19 +4,19 @@ import json
 
 import pytest
 
-from tools import benchmark_op
+from dev import benchmark_op
 
 
 def test_random_calls_agree_with_the_reference(run):
-    done = run('python', '-W', 'ignore', 'tools/fuzz_op.py', '--calls', 300)
+    done = run('python', '-W', 'ignore', 'dev/fuzz_op.py', '--calls', 300)
     assert "300 calls of 'cpu' agree with the reference" in done.stdout
     options = ['--backend', 'triton', '--calls', 4]  # interpreted
-    done = run('python', '-W', 'ignore', 'tools/fuzz_op.py', *options)
+    done = run('python', '-W', 'ignore', 'dev/fuzz_op.py', *options)
     assert "4 calls of 'triton' agree with the reference" in done.stdout
 
 
 def test_a_backend_that_is_not_here_is_named(run):
-    done = run('python', 'tools/fuzz_op.py', '--backend', 'cuda', check=False)
+    done = run('python', 'dev/fuzz_op.py', '--backend', 'cuda', check=False)
     assert done.returncode == 1
     assert "--backend must be one of ['triton', 'cpu', 'mmcv', 'reference'], got 'cuda'" in (
         done.stdout
@@ -24,14 +24,14 @@ def test_a_backend_that_is_not_here_is_named(run):
 
 
 def test_sanitizers_find_nothing(run):
-    done = run('bash', 'tools/sanitize_op.sh', 500)
+    done = run('bash', 'dev/sanitize_op.sh', 500)
     assert "500 calls of 'cpu' went well" in done.stdout
     assert 'ERROR' not in done.stdout
 
 
 def test_benchmark_times_the_op_and_a_network(run, tmp_path):
     quick = ['--rounds', 1, '--seconds', 0.001, '--no-compile']
-    run('python', 'tools/benchmark_op.py', tmp_path / 'op', '--shapes', '16 frames, 7', *quick)
+    run('python', 'dev/benchmark_op.py', tmp_path / 'op', '--shapes', '16 frames, 7', *quick)
     machine, *records = map(json.loads, (tmp_path / 'op.jsonl').read_text().splitlines())
     assert machine['rounds'] == 1
     assert {r['contestant'] for r in records if r['pass'] == 'forward'} == {
@@ -44,7 +44,7 @@ def test_benchmark_times_the_op_and_a_network(run, tmp_path):
     assert all(record['ms'] > 0 for record in records)
 
     config = 'configs/sifa_tiny_motion.py'
-    run('python', 'tools/benchmark_op.py', tmp_path / 'net', '--network', config, *quick)
+    run('python', 'dev/benchmark_op.py', tmp_path / 'net', '--network', config, *quick)
     page = (tmp_path / 'net.md').read_text()
     assert 'sifa_tiny_motion, forward' in page
     assert 'sifa_tiny_motion, training step' in page

@@ -28,7 +28,7 @@ EXAMPLES = [
 def after_quickstart(tmp_path_factory, motion_data):
     """A folder as the quickstart leaves it, with a network that was not trained."""
     folder = tmp_path_factory.mktemp('checkout')
-    for name in ('configs', 'docs', 'tools'):
+    for name in ('configs', 'dev', 'docs', 'tools'):
         (folder / name).symlink_to(ROOT / name)
     (folder / 'data').mkdir()
     (folder / 'data/motion').symlink_to(motion_data)
@@ -48,7 +48,7 @@ def environment():
 
 def test_commands_print_what_the_page_says(after_quickstart, environment, run):
     pages = ['docs/mmaction2.md', 'docs/data.md', 'docs/reliability.md']
-    run('python', 'tools/run_docs.py', *pages, '--check', cwd=after_quickstart, env=environment)
+    run('python', 'dev/run_docs.py', *pages, '--check', cwd=after_quickstart, env=environment)
     for result in ('browse/video_1.mp4', 'cam.gif', 'confusion_matrix.png'):
         assert (after_quickstart / 'work_dirs' / result).stat().st_size > 1000
 
@@ -65,7 +65,7 @@ def test_run_docs_fills_in_and_notices_changes(tmp_path, environment, run):
     page = tmp_path / 'page.md'
     block = '```bash\n{}\n```\n\n<!-- output like: tail -n 1 -->\n```text\n{}\n```\n'
     page.write_text('# Page\n\n' + block.format('echo 1; echo 22 apples', 'none'))
-    tool = ['python', 'tools/run_docs.py', page]
+    tool = ['python', 'dev/run_docs.py', page]
     done = run(*tool, '--check', check=False, env=environment)
     assert done.returncode == 1
     assert 'no longer print\n\nnone\n\nbut\n\n22 apples' in done.stdout
@@ -81,7 +81,7 @@ def test_run_docs_fills_in_and_notices_changes(tmp_path, environment, run):
 def test_run_docs_runs_commands_that_succeed_and_nothing_else(tmp_path, environment, run):
     page = tmp_path / 'page.md'
     block = '```bash\n{}\n```\n\n<!-- output: {} -->\n```text\n\n```\n'
-    tool = ['python', 'tools/run_docs.py', page]
+    tool = ['python', 'dev/run_docs.py', page]
     not_run = f'```bash\ntouch {tmp_path}/file\n```\n\nWords > {tmp_path}/words\n\n'
     page.write_text(not_run + block.format('echo one', 'cat'))
     run(*tool, env=environment)

@@ -11,13 +11,13 @@ import sys
 import pytest
 import torch
 
+from dev.kill_training import small_training
 from mmsifa.fileio.atomic_write import (
     UNFINISHED,
     remove_unfinished,
     unfinished_file,
     write_atomically,
 )
-from tools.kill_training import small_training
 
 KILLED_HALF_WAY = """
 import os, signal, sys
@@ -159,7 +159,7 @@ def test_a_file_system_that_takes_nothing_is_refused_before(run, tmp_path):
 
 def test_a_training_that_is_killed_again_and_again_ends_like_a_whole_one(run, tmp_path):
     out = tmp_path / 'kills.json'
-    run('python', 'tools/kill_training.py', out, '--kills', 3, '--start', 'load_from')
+    run('python', 'dev/kill_training.py', out, '--kills', 3, '--start', 'load_from')
     found = json.loads(out.read_text())
     assert found['kills'] == 3
     assert found['kills_while_writing'] >= 1

@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def checkout(tmp_path):
     """A folder that has what a checkout has, to write into."""
-    for name in ('configs', 'docs', 'tools'):
+    for name in ('configs', 'dev', 'docs', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
 
 def test_commands_print_what_the_tutorial_says(checkout, run):
     env = os.environ | {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
-    run('python', 'tools/run_docs.py', 'docs/tutorial.md', '--check', cwd=checkout, env=env)
+    run('python', 'dev/run_docs.py', 'docs/tutorial.md', '--check', cwd=checkout, env=env)
     work = checkout / 'work_dirs/mine'
     (test,) = (json.loads(log.read_text()) for log in work.glob('test/*/*.json'))
     assert test['acc/top1'] >= 0.75  # by chance 0.25

@@ -16,10 +16,10 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torchvision_resnet import torchvision_weights
 
+from dev.kill_training import differences
 from mmsifa.engine.hooks import PreemptionHook
 from mmsifa.engine.loops import ResumableSampler, ResumableTrainLoop
 from mmsifa.fileio.atomic_write import unfinished_file
-from tools.kill_training import differences
 
 BATCHES = 6  # of 3 of the 16 clips
 names = (f'resume_{i}' for i in count())

@@ -17,10 +17,10 @@ from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import Dataset
 
+from dev.kill_training import differences
 from mmsifa.checkpoints.load import safe_loading
 from mmsifa.commands.run_tool import run_tool
 from mmsifa.engine.patches import resuming
-from tools.kill_training import differences
 
 CONFIG = """
 default_scope = 'mmaction'

@@ -1,7 +1,7 @@
 """Kill a training again and again, and see whether it ends as if nothing had happened.
 
-    python tools/kill_training.py OUT.json --kills 20
-    python tools/kill_training.py OUT.json --kills 20 --start load_from
+    python dev/kill_training.py OUT.json --kills 20
+    python dev/kill_training.py OUT.json --kills 20 --start load_from
 
 Trains a small SIFA-Net once without a break. Then trains it again, ends all its processes by
 SIGKILL, at random moments and while it writes a checkpoint by turns, and starts it with --resume

@@ -35,7 +35,7 @@ PAPER = {
 }
 # Quoted for the network, not for one of its sizes, and no result of this repository.
 PAPER_TOP_1 = '83.1 Kinetics-400, 57.3 Something-Something V1, 69.8 V2 (quoted, not reproduced)'
-START, END = '<!-- models: written by tools/make_model_index.py -->', '<!-- models: end -->'
+START, END = '<!-- models: written by dev/make_model_index.py -->', '<!-- models: end -->'
 
 
 @dataclass
@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> None:
             f'{", ".join(changed) or "it has more entries or another order"}'
         )
     if stale:
-        sys.exit('Write them anew: python tools/make_model_index.py')
+        sys.exit('Write them anew: python dev/make_model_index.py')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 """Give random wrong input to what reads files or arguments; report all but the documented errors.
 
-python tools/fuzz_inputs.py checkpoints --inputs 1000   # renamed, missing, misshapen weights
-python tools/fuzz_inputs.py bytes --inputs 20000        # changed bytes of checkpoint files
-python tools/fuzz_inputs.py op --inputs 20000           # arguments of inter-frame attention
+python dev/fuzz_inputs.py checkpoints --inputs 1000   # renamed, missing, misshapen weights
+python dev/fuzz_inputs.py bytes --inputs 20000        # changed bytes of checkpoint files
+python dev/fuzz_inputs.py op --inputs 20000           # arguments of inter-frame attention
 """
 
 import argparse
