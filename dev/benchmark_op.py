@@ -9,12 +9,12 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
@@ -27,7 +27,8 @@ from torch.utils.benchmark import Timer
 from mmsifa import __version__
 from mmsifa.apis.analysis import clip_of, processor_name
 from mmsifa.models import SIFA
-from mmsifa.ops import BACKENDS, inter_frame_attention
+from mmsifa.ops import BACKENDS, exportable, inter_frame_attention
+from mmsifa.ops.arguments import AttentionOptions
 
 # Feature frames of a clip, channels, height and width.
 SHAPES = {
@@ -130,21 +131,6 @@ def measure(
             }
 
 
-def grid_sample_composition(query: Tensor, value: Tensor, offset: Tensor) -> Tensor:
-    """Compute the op for 3 x 3 windows out of PyTorch's ``grid_sample``."""
-    n, t, _, h, w = query.shape
-    q, v, o = query.flatten(0, 1), value.flatten(0, 1), offset.flatten(0, 1)
-    rows = torch.arange(h, device=q.device, dtype=q.dtype).view(h, 1)
-    cols = torch.arange(w, device=q.device, dtype=q.dtype)
-    out = torch.zeros_like(q)
-    for k in range(9):
-        y, x = rows + k // 3 - 1 + o[:, 2 * k], cols + k % 3 - 1 + o[:, 2 * k + 1]
-        grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
-        sample = F.grid_sample(v, grid, align_corners=False)
-        out = out + (q * sample).mean(dim=1, keepdim=True) * sample
-    return out.unflatten(0, (n, t))
-
-
 def time_op(
     name: str, args: argparse.Namespace
 ) -> Iterable[tuple[str, dict[str, Callable[[], object]]]]:
@@ -164,14 +150,13 @@ def time_op(
         if BACKENDS[backend].unsupported_reason(query) is None
         and backend_is_at_home(backend, query)
     }
-    contestants['grid_sample'] = grid_sample_composition
+    options = AttentionOptions(kernel_size=3, dilation=1, num_heads=1, scale=1 / c, softmax=False)
+    contestants['grid_sample'] = partial(exportable.inter_frame_attention, options=options)
     if not args.no_compile:
         contestants['grid_sample, compiled'] = torch.compile(
-            grid_sample_composition, dynamic=False, fullgraph=True
+            contestants['grid_sample'], dynamic=False, fullgraph=True
         )
-    exact = BACKENDS['reference'].forward(
-        query.double(), value.double(), offset.double(), 3, 1, 1, 1 / c, False
-    )
+    exact = BACKENDS['reference'].forward(query.double(), value.double(), offset.double(), options)
     for contestant, run in contestants.items():  # no number for a wrong result
         error = (run(query, value, offset).double() - exact).norm() / exact.norm()
         if error > (1e-4 if dtype == torch.float32 else 5e-2):

@@ -89,7 +89,10 @@ def draw(rng: random.Random, dtypes: list[torch.dtype]) -> tuple[list[torch.Tens
     offset = rng.choice((whole, fractional, wide, any_bits))
     tensors.insert(2, lay_out(rng, offset, offset_shape, dtype))
     scale = rng.choice((1 / channels, rng.uniform(-2, 2)))
-    return tensors, (kernel_size, rng.choice((1, 1, 2, 3)), num_heads, scale, rng.random() < 0.5)
+    dilation, softmax = rng.choice((1, 1, 2, 3)), rng.random() < 0.5
+    from mmsifa.ops.arguments import AttentionOptions  # now, for --extension comes before mmsifa
+
+    return tensors, AttentionOptions(kernel_size, dilation, num_heads, scale, softmax)
 
 
 def whole(shape: tuple[int, ...]) -> torch.Tensor:
@@ -130,8 +133,8 @@ def lay_out(rng: random.Random, make, shape: tuple[int, ...], dtype: torch.dtype
 def call(backend, tensors: list[torch.Tensor], options: tuple) -> tuple[torch.Tensor, ...]:
     """Run forward and backward pass; every backend computes positions in the same precision."""
     query, value, offset, d_out = tensors
-    out = backend.forward(query, value, offset, *options)
-    return out, *backend.backward(d_out, query, value, offset, *options)
+    out = backend.forward(query, value, offset, options)
+    return out, *backend.backward(d_out, query, value, offset, options)
 
 
 def compare(

@@ -5,14 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-import decord
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # lets the GPU kernels run on the CPU
@@ -20,6 +18,9 @@ if not torch.cuda.is_available():
 from missing import MISSING
 
 import mmsifa  # noqa: F401  (before anything imports MMAction2's models)
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +61,10 @@ def root() -> Path:
 
 @pytest.fixture(autouse=True)
 def _scope_and_seed():
-    init_default_scope('mmaction')  # as every MMAction2 config does
+    if find_spec('mmengine'):  # the tests of the op need none
+        from mmengine.registry import init_default_scope
+
+        init_default_scope('mmaction')  # as every MMAction2 config does
     torch.manual_seed(0)
 
 
@@ -111,6 +115,9 @@ def motion_data(tmp_path_factory, run) -> Path:
 @pytest.fixture(scope='session')
 def kinetics_like(motion_data, tmp_path_factory):
     """Two classes of the motion clips, as videos and as raw frames, in MMAction2's layouts."""
+    import cv2
+    import decord
+
     out = tmp_path_factory.mktemp('layouts')
     videos = sorted((motion_data / 'videos_val').glob('*.mp4'))[:3]
     (out / 'videos.txt').write_text(''.join(f'{v.name} {i % 2}\n' for i, v in enumerate(videos)))
@@ -134,7 +141,7 @@ def kinetics_like(motion_data, tmp_path_factory):
 def shrink_data(kinetics_like):
     """Point a config to the small data, make its frames small and its run short."""
 
-    def shrink_data(cfg: Config) -> Config:
+    def shrink_data(cfg: 'Config') -> 'Config':
         sizes = {224: 64, 256: 64}
         for split in ('train', 'val', 'test'):
             loader = cfg[f'{split}_dataloader']
@@ -161,7 +168,7 @@ def shrink_data(kinetics_like):
 def shrink(shrink_data):
     """Make a config's data and its SIFA-Net or SIFA-Transformer small."""
 
-    def shrink(cfg: Config) -> Config:
+    def shrink(cfg: 'Config') -> 'Config':
         backbone = cfg.model.backbone
         backbone.pretrained = None
         if backbone.type == 'SIFATransformer':

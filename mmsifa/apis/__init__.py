@@ -1,5 +1,9 @@
 """Trained recognizers in use: what the tools call, and what scripts can."""
 
+from mmsifa import require_mmaction2
+
+require_mmaction2('mmsifa.apis')
+
 from mmsifa.apis.prediction.class_names import class_names
 from mmsifa.apis.prediction.drawn_video import annotate_video
 from mmsifa.apis.prediction.scores import Prediction, VideoResult, find_videos, predict_videos

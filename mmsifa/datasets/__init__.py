@@ -1,5 +1,9 @@
 """Data: checked and drawn data sets, tasks and clip augmentations, in MMAction2's registries."""
 
+from mmsifa import require_mmaction2
+
+require_mmaction2('mmsifa.datasets')
+
 from .annotations import AnnotationError, annotation_lines, read_annotations
 from .checked import CheckedRawframeDataset, CheckedVideoDataset
 from .class_folders import ClassFolders, split_class_folders, write_lists

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmsifa.ops.arguments import check_integer_lists, check_integers
+
 # Positions that convolutions without padding may cost a map.
 _MAX_BORDER = 4
 
@@ -107,11 +109,11 @@ class TrialRun:
         backbone: The backbone.
         num_images: Number of images.
         in_channels: Their channels.
-        img_size: Their height and width in pixels.
+        img_size: Their height and width in pixels, one number if they are the same.
         num_prefix_tokens: Tokens before those of an image, where features are tokens.
 
     Raises:
-        ValueError: If the backbone does not take such images.
+        ValueError: If an argument is wrong or the backbone does not take such images.
     """
 
     def __init__(
@@ -119,9 +121,14 @@ class TrialRun:
         backbone: nn.Module,
         num_images: int,
         in_channels: int,
-        img_size: tuple[int, int],
+        img_size: int | tuple[int, int],
         num_prefix_tokens: int = 0,
     ) -> None:
+        check_integers(in_channels=in_channels)
+        check_integers(0, num_prefix_tokens=num_prefix_tokens)
+        if isinstance(img_size, int):
+            img_size = (img_size, img_size)
+        check_integer_lists(2, img_size=img_size)
         self.num_images = num_images
         self.img_size = img_size
         self.num_prefix_tokens = num_prefix_tokens

@@ -1,14 +1,12 @@
-"""The SIFA block: what moved, where to look, and the op."""
+"""The SIFA block: what moved, where to look, and the op; alone and behind a LayerNorm."""
 
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmaction.registry import MODELS
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsifa.models.pretrained_init import check_pretrained
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
 from mmsifa.ops.arguments import check_flags, check_integers
 from mmsifa.ops.backends import check_name
@@ -34,8 +32,7 @@ def check_sifa(
     check_name(backend)
 
 
-@MODELS.register_module()
-class SIFA(BaseModule):
+class SIFA(nn.Module):
     r"""Stand-alone inter-frame attention (Long et al., CVPR 2022, section 3.2).
 
     For frames :math:`x_0 \ldots x_{T-1}` of features and :math:`t < T - 1`::
@@ -74,7 +71,8 @@ class SIFA(BaseModule):
         residual: Whether the input is added. If False the block returns what was attended, with
             zeros for the last frame. Defaults to True.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
-        init_cfg: Initialization config. Defaults to zeros for all parameters.
+        init_cfg: MMEngine's initialization config, for where that is installed. Defaults to zeros
+            for all parameters.
 
     Raises:
         ValueError: If an argument has a wrong type or value, or the heads do not divide the
@@ -102,7 +100,7 @@ class SIFA(BaseModule):
         backend: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         check_integers(channels=channels)
         check_sifa(
             kernel_size=kernel_size,
@@ -126,6 +124,7 @@ class SIFA(BaseModule):
         self.motion_rescaling = motion_rescaling
         self.residual = residual
         self.backend = backend
+        self.init_cfg = copy.deepcopy(init_cfg)
         if deformable:
             self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
         taps = nn.Parameter(torch.empty(kernel_size**2, channels)) if tap_embedding else None
@@ -138,9 +137,16 @@ class SIFA(BaseModule):
 
     def init_weights(self) -> None:
         """Set all parameters to zero, unless ``init_cfg`` says otherwise."""
+        if self.init_cfg is None:
+            self._set_to_zero()
+            return
+        from mmengine.model import initialize
+
+        from mmsifa.models.pretrained_init import check_pretrained
+
         check_pretrained(self)
         self._set_to_zero()
-        super().init_weights()
+        initialize(self, self.init_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add to every frame but the last what it finds in the next one, or return that alone.
@@ -221,3 +227,44 @@ class SIFA(BaseModule):
             The motion saliency maps of frames t + 1, of the same shape.
         """
         return following * (1 + torch.sigmoid(following - now))
+
+
+class SIFAWithLayerNorm(nn.Module):
+    r"""SIFA behind a layer normalization, added to its input: :math:`x + \mathrm{LN}(z)`.
+
+    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame.
+    The normalization starts with zeros, so that a fresh block leaves its input as it is.
+
+    Args:
+        channels: Channels C of the features.
+        **sifa_cfg: Arguments of :class:`SIFA`, except for ``residual``.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.models import SIFAWithLayerNorm
+        >>> x = torch.rand(2, 4, 16, 14, 14)  # (N, T, C, H, W)
+        >>> torch.equal(SIFAWithLayerNorm(channels=16)(x), x)
+        True
+    """
+
+    _abbr_ = 'temporal_attention'  # its name within a SIFANet, for MMCV
+
+    def __init__(self, channels: int, **sifa_cfg) -> None:
+        super().__init__()
+        self.sifa = SIFA(channels, residual=False, **sifa_cfg)
+        self.norm = nn.LayerNorm(channels)
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        nn.init.zeros_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
+
+    def init_weights(self) -> None:
+        """Start at zero."""
+        self.sifa.init_weights()
+        self._start_at_zero()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform features (N, T, C, H, W); best with channels last in memory."""
+        attended = self.sifa(x).permute(0, 1, 3, 4, 2)
+        return x + self.norm(attended).permute(0, 1, 4, 2, 3)

@@ -69,7 +69,7 @@ class SIFANet(BaseModule):
             the next frame's features. Defaults to True.
         tap_embedding: Whether there is a learned vector for each tap. Defaults to False.
         between_frames: What the odd blocks have in place of SIFA, a config without ``channels``:
-            ``dict(type='TemporalConv')``, ``'TemporalShift'``, ``'TemporalAttention'``, ``'SIFA'``
+            ``dict(type='TemporalConv')``, ``'TemporalShift'``, ``'SIFAWithLayerNorm'``, ``'SIFA'``
             with arguments of its own, ``'torch.nn.Identity'`` for nothing, or any registered
             module that takes ``channels`` and transforms (N, T, C, H, W). Defaults to None: SIFA
             with the arguments above.

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmsifa.models.pretrained_init import check_one_source, check_pretrained
-from mmsifa.models.sifa_block import check_sifa
-from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
+from mmsifa.models.sifa_block import SIFAWithLayerNorm, check_sifa
+from mmsifa.models.temporal_parts import TemporalConv
 from mmsifa.models.weights_2d import load_2d_swin_weights
 from mmsifa.ops.arguments import (
     check_configs,
@@ -113,7 +113,7 @@ class SIFATransformer(SwinTransformer3D):
           -> layers: window attention, temporal part, MLP; patch merging   (N, T/4, 8C, H/32, W/32)
 
     The temporal part of a block whose window is not shifted is inter-frame attention
-    (:class:`TemporalAttention`), that of a shifted block a convolution over time
+    (:class:`SIFAWithLayerNorm`), that of a shifted block a convolution over time
     (:class:`TemporalConv`), unless ``temporal_parts`` says otherwise. Both start at zero: on 2D
     weights a fresh network computes the features of that Swin on the mean of each tubelet's frames.
 
@@ -372,5 +372,5 @@ class SIFATransformer(SwinTransformer3D):
 
 def _temporal_part(name: str | None, channels: int, sifa_cfg: dict) -> nn.Module:
     if name == 'attention':
-        return TemporalAttention(channels, **sifa_cfg)
+        return SIFAWithLayerNorm(channels, **sifa_cfg)
     return TemporalConv(channels) if name == 'convolution' else nn.Identity()

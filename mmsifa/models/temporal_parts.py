@@ -5,44 +5,11 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 
-from mmsifa.models.sifa_block import SIFA
+from mmsifa.models.sifa_block import SIFA, SIFAWithLayerNorm
 from mmsifa.ops.arguments import check_integers
 
-
-@MODELS.register_module()
-class TemporalAttention(BaseModule):
-    r"""Inter-frame attention, normalized and added: :math:`x + \mathrm{LN}(z)`.
-
-    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame.
-    The normalization starts with zeros, so that a fresh block leaves its input as it is.
-
-    Args:
-        channels: Channels C of the features.
-        **sifa_cfg: Arguments of :class:`SIFA`, except for ``residual``.
-
-    Example:
-        >>> import torch
-        >>> from mmsifa.models import TemporalAttention
-        >>> x = torch.rand(2, 4, 16, 14, 14)  # (N, T, C, H, W)
-        >>> torch.equal(TemporalAttention(channels=16)(x), x)
-        True
-    """
-
-    def __init__(self, channels: int, **sifa_cfg) -> None:
-        super().__init__()
-        self.sifa = SIFA(channels, residual=False, **sifa_cfg)
-        self.norm = nn.LayerNorm(channels)
-        constant_init(self.norm, 0)
-
-    def init_weights(self) -> None:
-        """Start at zero."""
-        super().init_weights()
-        constant_init(self.norm, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform features (N, T, C, H, W); best with channels last in memory."""
-        attended = self.sifa(x).permute(0, 1, 3, 4, 2)
-        return x + self.norm(attended).permute(0, 1, 4, 2, 3)
+for block in (SIFA, SIFAWithLayerNorm):  # which need no MMAction2 themselves
+    MODELS.register_module(module=block)
 
 
 @MODELS.register_module()

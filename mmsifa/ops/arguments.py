@@ -2,7 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class AttentionOptions(NamedTuple):
+    """What inter-frame attention computes from its three tensors: the options of the public op.
+
+    Attributes:
+        kernel_size: Side K of the window, odd.
+        dilation: Distance of neighbouring taps in pixels.
+        num_heads: Number of attention heads; it divides the channels.
+        scale: Factor of the weights.
+        softmax: Whether the weights of a position's taps go through a softmax.
+    """
+
+    kernel_size: int
+    dilation: int
+    num_heads: int
+    scale: float
+    softmax: bool
 
 
 def check_integers(least: int = 1, most: int | None = None, /, **numbers: Any) -> None:

@@ -3,20 +3,28 @@
 import torch
 from torch import Tensor
 
+from mmsifa.ops.arguments import AttentionOptions
+
 try:
     from mmsifa.ops import _cpu  # type: ignore[attr-defined]
 
-    forward, backward = _cpu.forward, _cpu.backward
     missing = None
 except ImportError as error:  # not built, or for another version of PyTorch
-
-    def forward(*args: object) -> Tensor:  # noqa: D103
-        raise NotImplementedError
-
-    backward = forward
     missing = str(error)
 
 AUTOMATIC_ON = ('cpu',)
+
+
+def forward(query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions) -> Tensor:
+    """Compute :func:`mmsifa.ops.inter_frame_attention`."""
+    return _cpu.forward(query, value, offset, *options)
+
+
+def backward(
+    d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of query, value and offset."""
+    return _cpu.backward(d_out, query, value, offset, *options)
 
 
 def unsupported_reason(query: Tensor) -> str | None:

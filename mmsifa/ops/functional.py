@@ -1,12 +1,13 @@
 """The public op: its contract and its checks."""
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmsifa.ops import reference, torch_op
-from mmsifa.ops.arguments import check_flags, check_integers
+from mmsifa.ops.arguments import AttentionOptions, check_flags, check_integers
 
 _MAX = sys.float_info.max
 
@@ -72,13 +73,10 @@ def inter_frame_attention(
         >>> out[0, 0, 0, 0, 0].item(), out[0, 0, 0, 3, 3].item()  # 4 of 9 neighbours exist; all do
         (4.0, 9.0)
     """
-    _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    options = _checked(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
     if not isinstance(backend, (str, type(None))):
         raise ValueError(f'backend must be a name or None, got {backend!r}')
-    scale = _scale(scale, query, num_heads)
-    return torch_op.inter_frame_attention(
-        query, value, offset, kernel_size, dilation, num_heads, scale, softmax, backend
-    )
+    return torch_op.inter_frame_attention(query, value, offset, *options, backend)
 
 
 def inter_frame_attention_weights(
@@ -125,9 +123,8 @@ def inter_frame_attention_weights(
         >>> weights[0, 0, 0, :, 0, 0].tolist()  # of the first pixel's neighbours 4 exist
         [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
     """
-    _check(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
-    scale = _scale(scale, query, num_heads)
-    return reference.weights(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    options = _checked(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    return reference.weights(query, value, offset, options)
 
 
 def check_options(kernel_size: int, dilation: int, num_heads: int, softmax: bool) -> None:
@@ -146,22 +143,10 @@ def check_options(kernel_size: int, dilation: int, num_heads: int, softmax: bool
     check_flags(softmax=softmax)
 
 
-def _scale(scale: float | None, query: Tensor, num_heads: int) -> float:
-    if scale is None:
-        return num_heads / query.shape[2] if query.shape[2] else 1.0
-    return float(scale)
-
-
-def _check(
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float | None,
-    softmax: bool,
-) -> None:
+def _checked(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> AttentionOptions:
+    """Return the options; a scale of None becomes one over the channels of a head."""
+    options = AttentionOptions(*args)
+    kernel_size, dilation, num_heads, scale, softmax = options
     check_options(kernel_size, dilation, num_heads, softmax)
     for name, tensor in (('query', query), ('value', value), ('offset', offset)):
         if not isinstance(tensor, Tensor):
@@ -195,6 +180,9 @@ def _check(
             )
     if scale is not None and not (isinstance(scale, (int, float)) and abs(scale) <= _MAX):
         raise ValueError(f'scale must be a finite number or None, got {scale!r}')
+    if scale is None:
+        scale = num_heads / c if c else 1.0
+    return options._replace(scale=float(scale))
 
 
 def _autocasts(device: str) -> bool:

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from mmsifa.ops.arguments import AttentionOptions
+
 AUTOMATIC_ON = ('cuda',)
 
 _SETUP = 'bash tools/setup_mmcv.sh'
@@ -43,51 +45,36 @@ def unsupported_reason(query: Tensor) -> str | None:
     return None
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
-) -> Tensor:
+def forward(query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention`."""
     if not query.numel():
         return torch.zeros_like(query)
-    conv = _Convolution(value, offset, kernel_size, dilation, num_heads)
-    weights = _weights(conv.correlate(_frames(query)), scale, softmax)
+    conv = _Convolution(value, offset, options)
+    weights = _weights(conv.correlate(_frames(query)), options)
     return conv.aggregate(weights).view(query.shape).to(query.dtype)
 
 
 def backward(
-    d_out: Tensor,
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
+    d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiate :func:`forward`: samples weigh in the output and in the correlation."""
     if not query.numel():
         return torch.zeros_like(query), torch.zeros_like(value), torch.zeros_like(offset)
-    conv = _Convolution(value, offset, kernel_size, dilation, num_heads)
+    conv = _Convolution(value, offset, options)
     q, g = _frames(query), _frames(d_out)
-    weights = _weights(conv.correlate(q), scale, softmax)
+    weights = _weights(conv.correlate(q), options)
     d_value, d_offset, d_weights = conv.differentiate(weights, g)
     d_scores = d_weights
-    if softmax:
+    if options.softmax:
         d_scores = weights * (d_weights - (weights * d_weights).sum(dim=2, keepdim=True))
-    d_scores = scale * d_scores
+    d_scores = options.scale * d_scores
     d_query = conv.aggregate(d_scores)
     for total, part in zip((d_value, d_offset), conv.differentiate(d_scores, q)[:2], strict=True):
         total += part
     n, t, _, h, w = offset.shape
-    d_offset = d_offset.view(n, t, num_heads, -1, h, w).sum(dim=2)  # heads share the offsets
+    d_offset = d_offset.view(n, t, options.num_heads, -1, h, w).sum(
+        dim=2
+    )  # heads share the offsets
     return (
         d_query.view(query.shape).to(query.dtype),
         d_value.view(value.shape).to(value.dtype),
@@ -101,17 +88,16 @@ def _frames(x: Tensor) -> Tensor:
     return x.to(dtype).flatten(0, 1).contiguous()
 
 
-def _weights(correlation: Tensor, scale: float, softmax: bool) -> Tensor:
-    scores = scale * correlation
-    return scores.softmax(dim=2) if softmax else scores
+def _weights(correlation: Tensor, options: AttentionOptions) -> Tensor:
+    scores = options.scale * correlation
+    return scores.softmax(dim=2) if options.softmax else scores
 
 
 class _Convolution:
     """MMCV's convolution of ``value``, sampled as ``offset`` says; masks are (B, G, K*K, H, W)."""
 
-    def __init__(
-        self, value: Tensor, offset: Tensor, kernel_size: int, dilation: int, num_heads: int
-    ) -> None:
+    def __init__(self, value: Tensor, offset: Tensor, options: AttentionOptions) -> None:
+        kernel_size, dilation, num_heads = options[:3]
         self.value = _frames(value)
         offset = _push_outside_far_away(_frames(offset), kernel_size, dilation)
         self.offset = offset.repeat(1, num_heads, 1, 1)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mmsifa.ops.arguments import AttentionOptions
+
 AUTOMATIC_ON = None  # any device
 
 
@@ -13,49 +15,23 @@ def unsupported_reason(query: Tensor) -> str | None:
     return None
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
-) -> Tensor:
+def forward(query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention`."""
     q, v = _pixels_by_channels(query), _pixels_by_channels(value)
-    _, samples, weights = _attend(q, v, offset, kernel_size, dilation, num_heads, scale, softmax)
+    _, samples, weights = _attend(q, v, offset, options)
     return _like(query, _weighted_sum(weights, samples))
 
 
-def weights(
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
-) -> Tensor:
+def weights(query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention_weights`."""
     q, v = _pixels_by_channels(query), _pixels_by_channels(value)
-    *_, per_tap = _attend(q, v, offset, kernel_size, dilation, num_heads, scale, softmax)
+    *_, per_tap = _attend(q, v, offset, options)
     n, t, _, h, w = query.shape
     return per_tap.unflatten(1, (n, t, h, w)).permute(1, 2, 5, 0, 3, 4)  # (K*K, N, T, H, W, G)
 
 
 def backward(
-    d_out: Tensor,
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
+    d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of query, value and offset.
 
@@ -63,11 +39,11 @@ def backward(
     against PyTorch's own derivative of :func:`forward`.
     """
     q, v, g = map(_pixels_by_channels, (query, value, d_out))
-    taps, samples, weights = _attend(q, v, offset, kernel_size, dilation, num_heads, scale, softmax)
-    d_weights = _dots(g, samples, num_heads)
-    if softmax:
+    taps, samples, weights = _attend(q, v, offset, options)
+    d_weights = _dots(g, samples, options.num_heads)
+    if options.softmax:
         d_weights = weights * (d_weights - (weights * d_weights).sum(dim=0))
-    d_scores = scale * d_weights
+    d_scores = options.scale * d_weights
 
     d_value = torch.zeros_like(v)
     d_positions = []
@@ -145,20 +121,14 @@ def _dots(x: Tensor, samples: list[Tensor], num_heads: int) -> Tensor:
 
 
 def _attend(
-    q: Tensor,
-    v: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
+    q: Tensor, v: Tensor, offset: Tensor, options: AttentionOptions
 ) -> tuple[list, list[Tensor], Tensor]:
     """Return of every tap its corners, its samples (B, C) and its weights, (K*K, B, G)."""
-    taps = [_corners(*position) for position in _positions(offset, kernel_size, dilation)]
+    positions = _positions(offset, options.kernel_size, options.dilation)
+    taps = [_corners(*position) for position in positions]
     samples = [_sample(v, tap) for tap in taps]
-    scores = _dots(q, samples, num_heads) * scale
-    return taps, samples, scores.softmax(dim=0) if softmax else scores
+    scores = _dots(q, samples, options.num_heads) * options.scale
+    return taps, samples, scores.softmax(dim=0) if options.softmax else scores
 
 
 def _per_head(weight: Tensor, x: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """The op as PyTorch sees it: one node for autograd, autocast, compilation and FLOP counters."""
 
+from collections.abc import Sequence
+
 import torch
-from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_FLOP_OPS
 from torch import Tensor
 from torch.library import Library, custom_op
 from torch.utils.flop_counter import register_flop_formula
 
+from mmsifa.ops.arguments import AttentionOptions
 from mmsifa.ops.backends import choose
 
 
@@ -22,9 +24,8 @@ def inter_frame_attention(
     backend: str | None,
 ) -> Tensor:
     """Run a backend's forward pass; its result has channels last in memory."""
-    run = choose(backend, query).forward
-    out = run(query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
-    return _with_channels_last(out)
+    options = AttentionOptions(kernel_size, dilation, num_heads, scale, softmax)
+    return _with_channels_last(choose(backend, query).forward(query, value, offset, options))
 
 
 @custom_op('mmsifa::inter_frame_attention_backward', mutates_args=())
@@ -41,8 +42,8 @@ def inter_frame_attention_backward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a backend's backward pass; the gradients have channels last in memory."""
-    run = choose(backend, query).backward
-    grads = run(d_out, query, value, offset, kernel_size, dilation, num_heads, scale, softmax)
+    options = AttentionOptions(kernel_size, dilation, num_heads, scale, softmax)
+    grads = choose(backend, query).backward(d_out, query, value, offset, options)
     d_query, d_value, d_offset = map(_with_channels_last, grads)
     return d_query, d_value, d_offset
 
@@ -101,24 +102,18 @@ for _key in ('AutocastCPU', 'AutocastCUDA'):
     _library.impl('inter_frame_attention', _promote, _key)
 
 
-def _multiplications(query_shape, kernel_size: int) -> int:
+def multiplications(query_shape: Sequence[int], kernel_size: int) -> int:
+    """Count the multiplications of the forward pass."""
     n, t, c, h, w = query_shape
     return 6 * c * kernel_size**2 * n * t * h * w  # bilinear 4, correlation 1, aggregation 1
 
 
 @register_flop_formula(torch.ops.mmsifa.inter_frame_attention)
 def _flops(query_shape, value_shape, offset_shape, kernel_size, *options, **out) -> int:
-    return 2 * _multiplications(query_shape, kernel_size)
+    return 2 * multiplications(query_shape, kernel_size)
 
 
 @register_flop_formula(torch.ops.mmsifa.inter_frame_attention_backward)
 def _backward_flops(d_out_shape, query_shape, value_shape, offset_shape, kernel_size, *_, **out):
     # Bilinear again, 2 correlations, 1 for the query, 2 + 4 for the value, 4 for the offset: 17.
-    return 17 * _multiplications(query_shape, kernel_size) // 3
-
-
-def _mmengine_flops(inputs, outputs) -> int:  # MMEngine counts a multiply-add as one
-    return _multiplications(inputs[0].type().sizes(), inputs[3].toIValue())
-
-
-_DEFAULT_SUPPORTED_FLOP_OPS['mmsifa::inter_frame_attention'] = _mmengine_flops
+    return 17 * multiplications(query_shape, kernel_size) // 3

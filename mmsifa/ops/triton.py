@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
+from mmsifa.ops.arguments import AttentionOptions
+
 _OLDEST = '3.3'  # of PyTorch 2.7; those before compile no nested tuples
 try:
     import triton
@@ -49,30 +51,20 @@ def unsupported_reason(query: Tensor) -> str | None:
     return None
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
-) -> Tensor:
+def forward(query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention`."""
     query, value = _channels_last(query), _channels_last(value)
     out = _new_channels_last(query)
     if out.numel():
-        options = (kernel_size, dilation, num_heads, scale, softmax)
         vector = 16 // query.element_size()  # a thread loads 16 bytes at once
         _launch_tiles(_forward_kernel, (query, value, offset), (out,), options, vector)
     return out
 
 
 def backward(
-    d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, *options: int | float | bool
+    d_out: Tensor, query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of query, value and offset; takes the options of :func:`forward`."""
+    """Compute the gradients of query, value and offset."""
     query, value, d_out = _channels_last(query), _channels_last(value), _channels_last(d_out)
     d_query, d_offset = _new_channels_last(query), _new_channels_last(offset)
     d_value = _new_channels_last(value, torch.float32).zero_()
@@ -81,7 +73,7 @@ def backward(
 
     in_order = torch.are_deterministic_algorithms_enabled()
     n, t, c, h, w = query.shape
-    kernel_size, dilation, num_heads = map(int, options[:3])
+    kernel_size, dilation, num_heads = options[:3]
     # Per tap and head: weight and its gradient times scale, for a second kernel to add in order.
     shape = (n * t, h * w, kernel_size**2, 2, num_heads) if in_order else (1,)
     taps = torch.empty(shape, dtype=torch.float32, device=query.device)

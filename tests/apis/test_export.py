@@ -26,7 +26,6 @@ from mmsifa.__main__ import main
 from mmsifa.apis import load_config
 from mmsifa.apis.export import Exporter, ExportError, check_config
 from mmsifa.apis.export.comparison import make_checks
-from mmsifa.apis.export.decomposition import inter_frame_attention
 from mmsifa.apis.export.formats import AOTInductor
 from mmsifa.apis.export.preprocess import Preprocess
 from mmsifa.apis.export.samples import Sampler
@@ -34,7 +33,6 @@ from mmsifa.apis.export.scorer import Scorer, unsupported_reason
 from mmsifa.fileio.atomic_write import check_writable, write_atomically
 from mmsifa.fileio.video import UnreadableVideoError, VideoReader, VideoWriter
 from mmsifa.models import SIFA
-from mmsifa.ops import inter_frame_attention as op
 
 NET = dict(stage_blocks=(1, 1, 1, 2), base_channels=4, dual_path=True)
 CROPPED = [
@@ -108,31 +106,6 @@ def video(motion_data, tmp_path_factory):
         writer.write(cv2.resize(frame, (112, 64)))
     writer.release()
     return str(path)
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    ('shape', 'options'),
-    [
-        ((2, 2, 6, 5, 7), dict(num_heads=2)),
-        ((1, 1, 4, 1, 1), dict(softmax=True)),
-        ((2, 1, 4, 6, 3), dict(kernel_size=5, dilation=2, num_heads=2, softmax=True, scale=0.3)),
-    ],
-    ids=['two-heads', 'one-pixel', 'wide-window'],
-)
-def test_decomposition_is_the_op(shape, options, dtype):
-    n, t, c, h, w = shape
-    options = dict(kernel_size=3, dilation=1, num_heads=1, softmax=False) | options
-    options.setdefault('scale', options['num_heads'] / c)
-    query, value = torch.randn(2, *shape, dtype=dtype)
-    offset = 3 * torch.randn(n, t, 2 * options['kernel_size'] ** 2, h, w, dtype=dtype)
-    flat = offset.view(-1)
-    flat[::11], flat[1::13], flat[2::17], flat[3::19] = torch.nan, torch.inf, -torch.inf, 1e30
-    expected = op(query, value, offset, **options)
-    keys = ('kernel_size', 'dilation', 'num_heads', 'scale', 'softmax')
-    out = inter_frame_attention(query, value, offset, *(options[key] for key in keys))
-    atol = 1e-5 if dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(out, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize('size', [(64, 112), (90, 50), (31, 47), (40, 40), (200, 97)])

@@ -6,7 +6,7 @@ from mmaction.registry import MODELS
 from small_networks import ARCH, randomized
 
 from mmsifa.models import SIFATransformer
-from mmsifa.models.temporal_parts import TemporalAttention, TemporalConv
+from mmsifa.models.temporal_parts import SIFAWithLayerNorm, TemporalConv
 
 
 @pytest.mark.parametrize('size', [(224, 224), (100, 76), (64, 64)], ids=['224', 'padded', 'small'])
@@ -27,9 +27,9 @@ def test_temporal_parts_are_where_the_method_says():
         net = SIFATransformer('small')
         small = SIFATransformer('small', img_size=112)
     kinds = [[type(block.temporal) for block in layer.blocks] for layer in net.layers]
-    assert kinds[:3] == [[TemporalAttention, TemporalConv] * (d // 2) for d in (2, 2, 18)]
-    assert kinds[3] == [TemporalAttention] * 2
-    assert {type(block.temporal) for block in small.layers[2].blocks} == {TemporalAttention}
+    assert kinds[:3] == [[SIFAWithLayerNorm, TemporalConv] * (d // 2) for d in (2, 2, 18)]
+    assert kinds[3] == [SIFAWithLayerNorm] * 2
+    assert {type(block.temporal) for block in small.layers[2].blocks} == {SIFAWithLayerNorm}
 
 
 @pytest.mark.parametrize('window_size', [(1, 7, 7), (2, 7, 7)], ids=str)
@@ -150,7 +150,7 @@ def test_fresh_temporal_parts_stay_zero_and_learn():
     for layer in net.layers:
         for block in layer.blocks:
             part = block.temporal
-            weight = part.norm.weight if isinstance(part, TemporalAttention) else part.conv.weight
+            weight = part.norm.weight if isinstance(part, SIFAWithLayerNorm) else part.conv.weight
             assert (weight == 0).all()
             assert weight.grad.abs().sum() > 0
 

@@ -15,7 +15,7 @@ from mmsifa.models import (
     SIFANet,
     SIFAPlugin,
     SIFATransformer,
-    TemporalAttention,
+    SIFAWithLayerNorm,
     TemporalConv,
     TemporalShift,
 )
@@ -147,7 +147,7 @@ def test_temporal_shift_is_mmaction2s():
 
 PARTS = {
     'sifa': dict(type='SIFA', tap_embedding=True, residual=False),
-    'temporal_attention': dict(type='TemporalAttention', motion_rescaling=False),
+    'temporal_attention': dict(type='SIFAWithLayerNorm', motion_rescaling=False),
     'temporal_conv': dict(type='TemporalConv'),
     'temporal_shift': dict(type='TemporalShift', shift_div=4),
     'identity': NOTHING,
@@ -230,8 +230,8 @@ def test_arguments_that_would_be_ignored_are_named():
     ('parts', 'kinds'),
     [
         (('convolution', 'convolution'), [TemporalConv, TemporalConv]),
-        (('attention', 'attention'), [TemporalAttention, TemporalAttention]),
-        (('attention', None), [TemporalAttention, nn.Identity]),
+        (('attention', 'attention'), [SIFAWithLayerNorm, SIFAWithLayerNorm]),
+        (('attention', None), [SIFAWithLayerNorm, nn.Identity]),
         ((None, None), [nn.Identity, nn.Identity]),
     ],
     ids=str,

@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsifa.ops import BACKENDS
+from mmsifa.ops.arguments import AttentionOptions
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
@@ -54,7 +55,9 @@ class Case(NamedTuple):
     @property
     def options(self):
         scale = self.num_heads / self.channels
-        return self.kernel_size, self.dilation, self.num_heads, scale, self.softmax
+        return AttentionOptions(
+            self.kernel_size, self.dilation, self.num_heads, scale, self.softmax
+        )
 
 
 GRID = (
@@ -164,8 +167,8 @@ def _offsets(case, shape, generator):
 def expected(case, dtype):
     query, value, offset, d_out = inputs(case, dtype)
     reference = BACKENDS['reference']
-    out = reference.forward(query, value, offset, *case.options)
-    return out, *reference.backward(d_out, query, value, offset, *case.options)
+    out = reference.forward(query, value, offset, case.options)
+    return out, *reference.backward(d_out, query, value, offset, case.options)
 
 
 class FillWithNaN(TorchDispatchMode):
@@ -183,8 +186,8 @@ def assert_equals_reference(backend, device, case, dtype, rtol):
     run = BACKENDS[backend]
     with FillWithNaN():
         got = (
-            run.forward(query, value, offset, *case.options),
-            *run.backward(d_out, query, value, offset, *case.options),
+            run.forward(query, value, offset, case.options),
+            *run.backward(d_out, query, value, offset, case.options),
         )
     names = ('out', 'd_query', 'd_value', 'd_offset')
     for name, actual, exact in zip(names, got, expected(case, dtype), strict=True):
@@ -240,9 +243,9 @@ def test_large_activations_of_half_precision_overflow_only_where_the_result_does
     query = torch.full((1, 1, 64, 4, 4), 60.0, dtype=dtype, device=device)
     value = query * torch.linspace(-1, 1, 64, dtype=dtype, device=device).view(64, 1, 1)
     offset = torch.zeros(1, 1, 2, 4, 4, dtype=dtype, device=device)
-    args = (query, value, offset, 1, 1, 1, 1e-5, False)
-    exact = BACKENDS['reference'].forward(*(x.double() for x in args[:3]), *args[3:])
-    out = BACKENDS[backend].forward(*args)
+    args, options = (query, value, offset), AttentionOptions(1, 1, 1, 1e-5, False)
+    exact = BACKENDS['reference'].forward(*(x.double() for x in args), options)
+    out = BACKENDS[backend].forward(*args, options)
     rtol = torch.finfo(dtype).eps
     torch.testing.assert_close(out.double(), exact, rtol=rtol, atol=rtol)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmsifa.ops import BACKENDS, inter_frame_attention, reference
+from mmsifa.ops.arguments import AttentionOptions
 from mmsifa.ops.backends import Backend
 
 SHAPES = {
@@ -180,12 +181,12 @@ def test_gradients(attention, options):
 @pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
 def test_the_reference_gradients_are_pytorchs_own(softmax, dtype):
     args = [tensor.requires_grad_() for tensor in inputs((2, 2, 4, 3, 4), 5, dtype=dtype)]
-    options = (5, 2, 2, 0.7, softmax)
-    out = reference.forward(*args, *options)
+    options = AttentionOptions(5, 2, 2, 0.7, softmax)
+    out = reference.forward(*args, options)
     d_out = torch.randn_like(out)
     expected = torch.autograd.grad(out, args, d_out)
     with torch.no_grad():
-        got = reference.backward(d_out, *args, *options)
+        got = reference.backward(d_out, *args, options)
     torch.testing.assert_close(got, expected)
 
 

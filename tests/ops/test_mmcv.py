@@ -4,12 +4,10 @@ import math
 
 import pytest
 import torch
-from mmaction.registry import MODELS
-from mmaction.structures import ActionDataSample
-from mmengine.config import Config
 
 from mmsifa.models import SIFA
 from mmsifa.ops import mmcv, reference
+from mmsifa.ops.arguments import AttentionOptions
 
 SHAPE = (2, 2, 4, 5, 6)
 CASES = {
@@ -35,15 +33,15 @@ def inputs(shape=SHAPE, kernel_size=3, spread=1.5, dtype=torch.float64):
 
 
 def options(kernel_size=3, dilation=1, num_heads=1, scale=0.3, softmax=False):
-    return kernel_size, dilation, num_heads, scale, softmax
+    return AttentionOptions(kernel_size, dilation, num_heads, scale, softmax)
 
 
 def compare(tensors, opts, **tolerance):
     """Compare the output and the three gradients with the float64 reference."""
     d_out, *args = tensors
-    found = (mmcv.forward(*args, *opts), *mmcv.backward(d_out, *args, *opts))
+    found = (mmcv.forward(*args, opts), *mmcv.backward(d_out, *args, opts))
     d_out, *exact = (tensor.double() for tensor in tensors)
-    expected = (reference.forward(*exact, *opts), *reference.backward(d_out, *exact, *opts))
+    expected = (reference.forward(*exact, opts), *reference.backward(d_out, *exact, opts))
     for name, a, b in zip(('out', 'd_query', 'd_value', 'd_offset'), found, expected, strict=True):
         assert a.dtype == args[0].dtype
         torch.testing.assert_close(
@@ -79,7 +77,7 @@ def test_equals_the_reference_where_a_position_is_special(kind, num_heads, softm
         chosen = torch.rand(offset.shape) < 0.2
         offset[chosen] = bad[torch.randint(len(bad), (int(chosen.sum()),))].double()
     compare(tensors, options(num_heads=num_heads, softmax=softmax), rtol=1e-10, atol=1e-10)
-    d_offset = mmcv.backward(*tensors, *options(num_heads=num_heads, softmax=softmax))[2]
+    d_offset = mmcv.backward(*tensors, options(num_heads=num_heads, softmax=softmax))[2]
     assert (d_offset[~(offset.abs() < 1e9)] == 0).all()
 
 
@@ -88,10 +86,10 @@ def test_positions_that_float32_rounds_to_the_border_are_outside():
     d_out, query, value, offset = inputs((1, 1, 2, 3, 4), kernel_size=1)
     offset.zero_()
     offset[0, 0, 0, 2], offset[0, 0, 1, :, 3] = 1 - 1e-12, 1 - 1e-12  # down and right by that
-    out = mmcv.forward(query, value, offset, *options(kernel_size=1))
-    expected = reference.forward(query, value, offset, *options(kernel_size=1))
+    out = mmcv.forward(query, value, offset, options(kernel_size=1))
+    expected = reference.forward(query, value, offset, options(kernel_size=1))
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
-    grads = mmcv.backward(d_out, query, value, offset, *options(kernel_size=1))
+    grads = mmcv.backward(d_out, query, value, offset, options(kernel_size=1))
     assert (grads[2][0, 0, :, 2] == 0).all()
     assert (grads[2][0, 0, :, :, 3] == 0).all()
 
@@ -108,9 +106,9 @@ def test_half_inputs_accumulate_in_float32(dtype, softmax):
 @pytest.mark.full_mmcv
 def test_strides_do_not_matter():
     tensors = inputs()
-    expected = mmcv.backward(*tensors, *options(num_heads=2))
+    expected = mmcv.backward(*tensors, options(num_heads=2))
     strided = [x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) for x in tensors]
-    torch.testing.assert_close(mmcv.backward(*strided, *options(num_heads=2)), expected)
+    torch.testing.assert_close(mmcv.backward(*strided, options(num_heads=2)), expected)
 
 
 @pytest.mark.full_mmcv
@@ -125,6 +123,10 @@ def test_empty_inputs(shape):
 
 @pytest.mark.full_mmcv
 def test_a_training_step_equals_that_with_the_reference(root):
+    from mmaction.registry import MODELS
+    from mmaction.structures import ActionDataSample
+    from mmengine.config import Config
+
     cfg = Config.fromfile(root / 'configs/sifa_tiny_motion.py').model
     cfg.backbone.stage_blocks = (1, 2, 2, 2)  # the fourth stage and its copy have a SIFA block too
     frames = [torch.randint(256, (1, 3, 16, 64, 64), dtype=torch.uint8) for _ in range(2)]

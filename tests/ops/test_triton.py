@@ -16,6 +16,9 @@ import torch
 
 from mmsifa.ops import reference
 from mmsifa.ops import triton as triton_op
+from mmsifa.ops.arguments import AttentionOptions
+
+PLAIN = AttentionOptions(kernel_size=3, dilation=1, num_heads=1, scale=1.0, softmax=False)
 
 # The sizes of a frame are not compiled in: 128 channels stand for 28x28 and Swin-B's 56x56 alike.
 _CASES = {  # channels, size, heads, softmax, dtype, deterministic
@@ -54,7 +57,8 @@ def _launches(arch, c, size, num_heads, softmax, dtype, deterministic):
 
     frames = torch.empty(2, 9, size, size, c, dtype=dtype, device='meta').permute(0, 1, 4, 2, 3)
     offset = torch.empty(2, 8, 18, size, size, dtype=dtype, device='meta')
-    inputs = (frames[:, :-1], frames[:, 1:], offset, 3, 1, num_heads, 1.0, softmax)
+    options = AttentionOptions(3, 1, num_heads, 1.0, softmax)
+    inputs = (frames[:, :-1], frames[:, 1:], offset, options)
     with (
         mock.patch.object(triton_op, '_launch', record),
         mock.patch.object(triton_op, '_atomics_width', return_value=4 if arch >= 90 else 1),
@@ -206,7 +210,7 @@ def _assert_close_to_reference(got, d_out, *inputs):
 @interpreted
 @pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
 def test_in_order_gradients_are_right_and_repeat(softmax):
-    d_out, *inputs = *_inputs(c=40, size=3, num_pairs=1), 3, 1, 2, 0.05, softmax  # 2 blocks
+    d_out, *inputs = *_inputs(c=40, size=3, num_pairs=1), AttentionOptions(3, 1, 2, 0.05, softmax)
     torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
     try:
         first, second = (triton_op.backward(d_out, *inputs) for _ in range(2))
@@ -221,7 +225,7 @@ def test_in_order_gradients_are_right_and_repeat(softmax):
 @interpreted
 def test_64_bit_indices_give_the_same(monkeypatch):
     monkeypatch.setattr(triton_op, '_MAX_INT32', 0)
-    d_out, *inputs = *_inputs(c=5, size=3), 3, 1, 1, 0.2, False
+    d_out, *inputs = *_inputs(c=5, size=3), AttentionOptions(3, 1, 1, 0.2, False)
     got = triton_op.forward(*inputs), *triton_op.backward(d_out, *inputs)
     _assert_close_to_reference(got, d_out, *inputs)
 
@@ -238,15 +242,15 @@ def launches(monkeypatch):
 
 def test_frame_slices_are_not_copied(launches):
     d_out, query, value, offset = _inputs()
-    triton_op.forward(query, value, offset, 3, 1, 1, 1.0, False)
-    triton_op.backward(query, query, value, offset, 3, 1, 1, 1.0, False)
+    triton_op.forward(query, value, offset, PLAIN)
+    triton_op.backward(query, query, value, offset, PLAIN)
     (forward, _), (backward, _) = launches
     for got in (forward, backward):
         for x, y in zip(got[:3], (query, value, offset), strict=True):
             assert (x.data_ptr(), x.stride()) == (y.data_ptr(), y.stride())
     assert backward[3].data_ptr() == query.data_ptr()
 
-    triton_op.backward(d_out, query.contiguous(), value, offset, 3, 1, 1, 1.0, False)
+    triton_op.backward(d_out, query.contiguous(), value, offset, PLAIN)
     copies = launches[-1][0]
     assert copies[0].stride(2) == copies[3].stride(2) == 1
 
@@ -255,7 +259,7 @@ def test_frames_past_32_bits_get_64_bit_indices(launches):
     offset = torch.empty(1, 1, 2, 2**14, 2**14, device='meta')
     for c in (7, 9):
         x = torch.empty(1, 1, 2**14, 2**14, c, device='meta').permute(0, 1, 4, 2, 3)
-        triton_op.forward(x, x, offset, 1, 1, 1, 1.0, False)
+        triton_op.forward(x, x, offset, PLAIN._replace(kernel_size=1))
     assert [constants['WIDE'] for _, constants in launches] == [False, True]
 
 
@@ -263,8 +267,8 @@ def test_frames_past_32_bits_get_64_bit_indices(launches):
 def test_empty_inputs_launch_nothing(launches, shape):
     x = torch.ones(shape)
     offset = torch.ones(*shape[:2], 18, *shape[3:])
-    assert triton_op.forward(x, x, offset, 3, 1, 1, 1.0, False).shape == shape
-    grads = triton_op.backward(x, x, x, offset, 3, 1, 1, 1.0, False)
+    assert triton_op.forward(x, x, offset, PLAIN).shape == shape
+    grads = triton_op.backward(x, x, x, offset, PLAIN)
     assert [grad.shape for grad in grads] == [shape, shape, offset.shape]
     assert not grads[2].any()
     assert not launches

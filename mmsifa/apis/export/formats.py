@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmsifa.apis.export.decomposition import DECOMPOSITIONS
+from mmsifa.ops.exportable import DECOMPOSITIONS
 
 OUTPUT = 'scores'
 _MAX_PROTOBUF = 2**31

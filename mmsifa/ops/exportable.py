@@ -1,22 +1,17 @@
-"""Inter-frame attention in PyTorch's own operators, for programs that run without mmsifa."""
+"""The op in PyTorch's own operators: the form that exports, for programs without mmsifa."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import mmsifa.ops  # noqa: F401  (registers the op)
+import mmsifa.ops.torch_op  # noqa: F401  (registers the operator)
+from mmsifa.ops.arguments import AttentionOptions
 
 
 def inter_frame_attention(
-    query: Tensor,
-    value: Tensor,
-    offset: Tensor,
-    kernel_size: int,
-    dilation: int,
-    num_heads: int,
-    scale: float,
-    softmax: bool,
-    backend: str | None = None,
+    query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions
 ) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention` by one ``grid_sample`` for all taps.
 
@@ -27,12 +22,7 @@ def inter_frame_attention(
         query: Frames t, (N, T, C, H, W).
         value: Frames t + 1, of the same shape.
         offset: (N, T, 2*K*K, H, W), in pixels.
-        kernel_size: K.
-        dilation: Distance of neighbouring taps.
-        num_heads: Number of attention heads.
-        scale: Factor of the weights.
-        softmax: Whether the weights go through a softmax.
-        backend: Ignored; the result needs none.
+        options: What is computed.
 
     Returns:
         The attended features, of the shape and dtype of ``query``.
@@ -40,10 +30,12 @@ def inter_frame_attention(
     Example:
         >>> frames = torch.ones(1, 5, 4, 6, 6)
         >>> offset = torch.zeros(1, 4, 18, 6, 6)
-        >>> out = inter_frame_attention(frames[:, 1:], frames[:, :-1], offset, 3, 1, 1, 0.25, False)
+        >>> options = AttentionOptions(3, dilation=1, num_heads=1, scale=0.25, softmax=False)
+        >>> out = inter_frame_attention(frames[:, 1:], frames[:, :-1], offset, options)
         >>> out[0, 0, 0, 0, 0].item(), out[0, 0, 0, 3, 3].item()
         (4.0, 9.0)
     """
+    kernel_size, dilation, num_heads, scale, softmax = options
     n, t, c, h, w = query.shape
     taps = kernel_size**2
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -73,10 +65,11 @@ def _positions(offset: Tensor, kernel_size: int, dilation: int) -> tuple[Tensor,
     return y, x
 
 
-def _channels_last(*args) -> Tensor:
-    """As the op's own, so that the layers after it need no other strides."""
-    out = inter_frame_attention(*args)
+def _decompose(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> Tensor:
+    """Take the operator's arguments; its strides, so that the layers after it need no others."""
+    out = inter_frame_attention(query, value, offset, AttentionOptions(*args[:5]))
     return out.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
-DECOMPOSITIONS = {torch.ops.mmsifa.inter_frame_attention.default: _channels_last}
+#: For ``torch.export``: what the operator becomes in an exported program.
+DECOMPOSITIONS = {torch.ops.mmsifa.inter_frame_attention.default: _decompose}

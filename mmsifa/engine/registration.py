@@ -1,0 +1,39 @@
+"""What importing mmsifa patches and registers where MMEngine and MMAction2 are installed."""
+
+import functools
+
+from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_FLOP_OPS
+from mmengine.registry import FUNCTIONS  # MMAction2's cannot be read: it names no real module
+
+from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
+from mmsifa.ops.torch_op import multiplications
+
+
+@functools.cache
+def register_op() -> None:
+    """Register the op with MMEngine: its functions, and for its counter of multiply-adds.
+
+    Example:
+        >>> from mmengine.registry import FUNCTIONS
+        >>> FUNCTIONS.get('inter_frame_attention').__name__
+        'inter_frame_attention'
+    """
+    for function in (inter_frame_attention, inter_frame_attention_weights):
+        FUNCTIONS.register_module(module=function)
+    _DEFAULT_SUPPORTED_FLOP_OPS['mmsifa::inter_frame_attention'] = _multiply_adds
+
+
+def _multiply_adds(inputs, outputs) -> int:  # MMEngine counts a multiply-add as one
+    return multiplications(inputs[0].type().sizes(), inputs[3].toIValue())
+
+
+@functools.cache
+def register_all_modules() -> None:
+    """Patch MMEngine and MMAction2, then register all that mmsifa has for them."""
+    from mmsifa.engine import patches
+
+    patches.apply()  # before MMAction2's models are imported
+
+    from mmsifa import datasets, evaluation  # noqa: F401
+    from mmsifa.engine import fsdp, hooks, loops  # noqa: F401
+    from mmsifa.models import heads, sifa_net, sifa_plugin, sifa_transformer  # noqa: F401
