@@ -86,6 +86,8 @@ class SIFA(nn.Module):
         torch.Size([2, 4, 16, 14, 14])
     """
 
+    tap_embedding: nn.Parameter  # or None
+
     def __init__(
         self,
         channels: int,
