@@ -240,6 +240,7 @@ def launches(monkeypatch):
     return launches
 
 
+@pytest.mark.triton
 def test_frame_slices_are_not_copied(launches):
     d_out, query, value, offset = _inputs()
     triton_op.forward(query, value, offset, PLAIN)
@@ -255,6 +256,7 @@ def test_frame_slices_are_not_copied(launches):
     assert copies[0].stride(2) == copies[3].stride(2) == 1
 
 
+@pytest.mark.triton
 def test_frames_past_32_bits_get_64_bit_indices(launches):
     offset = torch.empty(1, 1, 2, 2**14, 2**14, device='meta')
     for c in (7, 9):
