@@ -13,7 +13,6 @@ author = 'the mmsifa authors'
 release = version = mmsifa.__version__
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
-exclude_patterns = ['study/**.md']  # they are in the page
 html_theme = 'furo'
 html_title = f'mmsifa {release}'
 html_static_path = ['_static']
@@ -53,13 +52,17 @@ def visit_math_block(translator, node):
     raise SkipNode
 
 
+# Pages of the site whose text is elsewhere in the repository.
+PAGES = {'README': 'index', 'CHANGELOG': 'changelog', 'projects/study/README': 'study'}
+
+
 def add_readme(app, docname, source):
-    """Put the README on the front page, and point links to it and to the changelog there."""
+    """Put the README on the front page, and point links to texts outside of docs to their pages."""
     if docname == 'index':
         readme = Path(app.srcdir, '../README.md').read_text(encoding='utf-8')
         readme = re.sub(r'\]\((?!https?:|#)(?!docs/)', '](../', readme).replace('](docs/', '](')
         source[0] = f'{readme}\n#{source[0]}'
-    for file, page in (('README', 'index'), ('CHANGELOG', 'changelog')):
+    for file, page in PAGES.items():
         source[0] = source[0].replace(f'](../{file}.md', f']({page}.md')
     source[0] = re.sub(r'\[([^\]]*)\]\(\.\./[^)]*\.md\)', r'\1', source[0])  # no page of the site
 

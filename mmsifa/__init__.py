@@ -2,7 +2,7 @@
 
 :mod:`mmsifa.ops` and the block of :mod:`mmsifa.models` need PyTorch and nothing else. Where
 MMAction2 is installed, importing mmsifa patches it and MMEngine (:mod:`mmsifa.engine.patches`) and
-registers backbones, heads, transforms, hooks and metrics (:mod:`mmsifa.engine.registration`).
+registers backbones, heads, data sets, transforms and hooks (:mod:`mmsifa.engine.registration`).
 """
 
 from importlib import import_module

@@ -7,18 +7,12 @@ import torch
 import yaml
 from mmaction.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmsifa.study import IMAGE, TASKS, TRUNKS, VIDEO_TASKS, Run, Study
-from mmsifa.study import MODELS as STUDY_MODELS
-
 ROOT = Path(__file__).parent.parent
 LEAVES = sorted((ROOT / 'configs').glob('*.py'))
-STUDY = ROOT / 'configs/study'
-STUDIED = sorted((STUDY / 'models').glob('*.py'))
 SPLITS = ('train', 'val', 'test')
 
 
@@ -49,7 +43,7 @@ def test_every_network_has_a_config_for_every_data_set():
 
 @pytest.mark.parametrize(
     'path',
-    [*LEAVES, *(ROOT / 'configs/plugin').glob('*.py'), *STUDIED],
+    [*LEAVES, *(ROOT / 'configs/plugin').glob('*.py')],
     ids=lambda path: path.stem,
 )
 def test_is_short(path):
@@ -182,43 +176,6 @@ def test_runs_survive_faults(leaf):
     assert {hook.type for hook in cfg.default_hooks.values()} >= {
         'AtomicCheckpointHook', 'InvalidLossHook', 'PreemptionHook'
     }  # fmt: skip
-
-
-@pytest.mark.parametrize('model', [path.stem for path in STUDIED])
-def test_a_studied_model_takes_a_step(model, tmp_path):
-    study = Study(tmp_path, STUDY, options=dict(iterations=10, batch_size=2))
-    run = Run('direction', model, 0)
-    if start := study.start(run):
-        study.folder(start).mkdir(parents=True)
-        torch.save(MODELS.build(study.config(start).model).state_dict(), study.weights(start))
-    cfg = study.config(run)
-    network = MODELS.build(cfg.model)
-    network.init_weights()
-    before = {name: weight.clone() for name, weight in network.named_parameters()}
-    clips = DATASETS.build(cfg.train_dataloader.dataset)
-    wrapper = build_optim_wrapper(network.train(), cfg.optim_wrapper)
-    for first in (0, 8):  # weights behind one that starts at zero move in the second step
-        network.train_step(pseudo_collate([clips[first], clips[first + 1]]), wrapper)
-    moved = [name for name, weight in network.named_parameters() if not weight.equal(before[name])]
-    assert {*before} - {*moved} == set()
-
-
-def test_the_study_has_all_its_configs():
-    assert {path.stem for path in STUDIED} == {*STUDY_MODELS, *TRUNKS}
-    assert {path.stem for path in (STUDY / 'tasks').glob('*.py')} == {IMAGE, *TASKS, *VIDEO_TASKS}
-
-
-@pytest.mark.parametrize('task', [IMAGE, *TASKS, *VIDEO_TASKS])
-def test_a_config_can_inherit_a_models_and_a_tasks_parts(task, tmp_path):
-    parts = [str(STUDY / f'{name}.py') for name in ('models/sifa', f'tasks/{task}')]
-    (tmp_path / 'mine.py').write_text(f'_base_ = {parts}\n')
-    cfg = Config.fromfile(tmp_path / 'mine.py')
-    assert cfg.model.backbone.type == 'SIFANet'
-    for split in SPLITS:
-        dataset = cfg[f'{split}_dataloader'].dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
-        assert dataset.pipeline == cfg[f'{split}_pipeline']
 
 
 def test_schedule_is_the_released_one(shrink, tmp_path):

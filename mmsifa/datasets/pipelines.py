@@ -48,7 +48,7 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
 
     Args:
         config: A config with MMAction2's ``train_pipeline`` or ``test_pipeline``, or one that
-            trains on :class:`~mmsifa.datasets.SyntheticClips` of a size it names.
+            trains on a data set that draws its clips, from arguments ``num_frames`` and ``size``.
         side: Height and width of the frames. Defaults to what the pipeline's last crop or resizing
             makes.
 
@@ -83,8 +83,7 @@ def clip_of(config: Config, side: int | None = None) -> Clip:
 def _drawn_clips(config: Config, split: str) -> ConfigDict | None:
     """Return the data set of a split if it draws clips of a size that the config names."""
     dataset = config.get(f'{split}_dataloader', {}).get('dataset', {})
-    named = dataset.get('type') == 'SyntheticClips' and {'num_frames', 'size'} <= dataset.keys()
-    return dataset if named else None
+    return dataset if {'num_frames', 'size'} <= dataset.keys() else None
 
 
 def _is_2d(pipeline: Sequence[ConfigDict]) -> bool:

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
+from scene_motion import motion_error, smoothed
 
-from mmsifa.datasets import Scene, draw_sprite, draw_texture, sample_scene
+from mmsifa.datasets import Scene, draw_sprite, draw_texture
 
 SIZE = 48
 
@@ -16,45 +16,11 @@ def path(start, step, num_frames=3):
     return (np.array(start, float) + np.outer(np.arange(num_frames), step))[:, None]
 
 
-def smoothed(sprites):
-    """Sprites whose colours change so slowly that sampling them between pixels is exact enough."""
-    return np.stack(
-        [np.dstack([cv2.GaussianBlur(s[..., :3], (0, 0), 4), s[..., 3]]) for s in sprites]
-    )
-
-
 def lone(poses, **options):
     """A sprite over a periodic background."""
     rng = np.random.default_rng(0)
     background = draw_texture(rng, SIZE, (2, 4), 0.15, periodic=True)
     return Scene(background, smoothed([draw_sprite(rng)[0]]), poses, **options)
-
-
-def warped_back(values, flow):
-    """What is found at the end of each pixel's motion, on the torus."""
-    y, x = np.mgrid[: len(values), : len(values)].astype(np.float32)
-    places = (x + flow[..., 0], y + flow[..., 1])
-    return cv2.remap(
-        values.astype(np.float32), *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-    )
-
-
-def motion_error(scene, t=0, flow=None, share=0.95):
-    """Where nothing is occluded, a quantile of how much the colour changes on the way."""
-    true_flow, moving = scene.flow(t)
-    _, moving_next = scene.flow(t + 1)
-    flow = true_flow if flow is None else flow
-    frames = scene.render()
-    change = np.abs(warped_back(frames[t + 1], flow) - frames[t]).max(axis=-1)
-    inner = [
-        cv2.erode(np.pad(m, 8, mode='wrap').astype(np.uint8), np.ones((3, 3)))[8:-8, 8:-8] > 0
-        for m in (moving, ~moving)
-    ]
-    seen_next = warped_back(moving_next, true_flow)
-    sprite, still = inner[0] & (seen_next == 1), inner[1] & (seen_next == 0)
-    assert sprite.sum() > 50
-    assert still.sum() > 200
-    return max(np.quantile(change[sprite], share), np.quantile(change[still], share))
 
 
 STILL = (0, 0, 0, 0)
@@ -78,25 +44,6 @@ def test_the_flow_leads_to_the_same_thing_in_the_next_frame(step, camera, tolera
     assert motion_error(scene) <= tolerance
     for wrong in (0, -1):
         assert motion_error(scene, flow=wrong * scene.flow(0)[0]) > 4 * tolerance + 5
-
-
-def test_the_flow_of_a_limb_is_its_own():
-    rng = np.random.default_rng(5)
-    scene = sample_scene(rng, 'direction', 1, 3, num_frames=4, camera=True, nonrigid=True)
-    body, limb = scene.poses[:, 0], scene.poses[:, 1]
-    scene = dataclasses.replace(
-        scene, sprites=smoothed(scene.sprites[:2]), poses=scene.poses[:, :2]
-    )
-    reach = np.linalg.norm(limb[:, :2] - body[:, :2], axis=1)
-    np.testing.assert_allclose(reach, body[:, 2])  # it stays at the body's rim
-    np.testing.assert_allclose(limb[:, 2], body[:, 2] / 2)
-    assert np.ptp(limb[:, 3]) > 0.05
-    assert np.ptp(body[:, 2]) > 0.05
-    for t in (0, 1):
-        assert motion_error(scene, t, share=0.8) < 4  # the others are at the joint
-        flow, _ = scene.flow(t)
-        x, y = (limb[t, :2] % 64).astype(int)
-        np.testing.assert_allclose(flow[y, x], (limb[t + 1] - limb[t])[:2], atol=0.7)
 
 
 def test_the_flow_of_a_turn_about_the_centre():

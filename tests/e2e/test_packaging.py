@@ -58,7 +58,10 @@ def test_wheel_carries_configs_tools_and_model_index(wheel, root, run):
     kinds = ('.py', '.typed', '.txt', '.html', '.css', '.js')
     package = [n for n in tracked if n.startswith('mmsifa/') and n.endswith(kinds)]
     assert {n for n in package if (root / n).exists()} <= names
-    assert not any(name.startswith(('tests', 'build')) or '__pycache__' in name for name in names)
+    assert not any(
+        name.startswith(('tests', 'build', 'projects', 'study')) or '__pycache__' in name
+        for name in names
+    )
 
 
 def test_mim_lists_the_models(installed, run, tmp_path):

@@ -127,12 +127,12 @@ def test_tasks_of_srun_share_a_study(cluster, run, tmp_path):
     tasks = ('direction', 'parts')
     names = [f'{task}-sifa_from_scratch-0' for task in tasks]
     options = ['--cfg-options', 'iterations=10', 'batch_size=4', 'test_clips=48']
-    study = ['python', 'tools/study.py', '--out', tmp_path, '--jobs', '1', '--only', *names]
+    study = ['python', 'projects/study/run.py', '--out', tmp_path, '--jobs', '1', '--only', *names]
     srun = ['srun', '-p', 'ci', '-n', '2', '--label']
     done = run(*srun, *study, *options, env=environment(**cluster.env))
     for rank, name in enumerate(names):
         measured = json.loads((tmp_path / 'runs' / name / 'result.json').read_text())
         assert measured['iterations'] == 10
         assert f'{rank}: The study is in {tmp_path}' in done.stdout
-    summary = json.loads((tmp_path / 'results.json').read_text())
-    assert list(summary['tasks']) == [*tasks]
+    results = json.loads((tmp_path / 'results.json').read_text())['full']
+    assert [run['run'] for run in results['runs']] == names

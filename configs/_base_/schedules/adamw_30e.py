@@ -11,7 +11,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1e9),  # clips nothing: logs the gradients' norm
     constructor='SwinOptimWrapperConstructor',
     # By parts of parameters' names, multiplied: a tenth of the rate for the pretrained trunk and
-    # for offset predictors, whose samples leave the frame at the full rate (docs/study.md)
+    # for offset predictors, whose samples leave the frame at the full rate (projects/study/README.md)
     paramwise_cfg={
         'backbone': dict(lr_mult=0.1),
         'temporal': dict(lr_mult=10.0),

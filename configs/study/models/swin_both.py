@@ -1,3 +1,0 @@
-_base_ = '_base_/swin.py'
-
-model = dict(backbone=dict(temporal_parts=('attention', 'convolution')))

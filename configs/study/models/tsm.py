@@ -1,3 +1,0 @@
-_base_ = '_base_/sifa_net.py'
-
-model = dict(backbone=dict(between_frames=dict(type='TemporalShift')))

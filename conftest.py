@@ -1,0 +1,182 @@
+"""What the tests of the package and of the projects need."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # lets the GPU kernels run on the CPU
+
+from missing import MISSING
+
+import mmsifa  # noqa: F401  (before anything imports MMAction2's models)
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+ROOT = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a test that this machine cannot run; fail where ``MMSIFA_NEEDS`` names its marker."""
+    for marker, reason in MISSING.items():
+        if item.get_closest_marker(marker) and (missing := reason()):
+            needed = os.environ.get('MMSIFA_NEEDS', '').split()
+            (pytest.fail if marker in needed else pytest.skip)(missing)
+
+
+def pytest_configure():
+    """Take interrupts, which a shell has its background jobs ignore, and whatever these start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slowest files first, since each runs in one process; mark by fixture and folder."""
+    slowest = (
+        'test_quickstart', 'test_op_tools', 'test_load', 'test_scan', 'test_slurm', 'test_loops',
+        'test_study', 'test_docs', 'test_tutorial',
+    )  # fmt: skip
+    items.sort(key=lambda item: item.path.stem not in slowest)
+    for item in items:
+        if 'browser' in getattr(item, 'fixturenames', ()):
+            item.add_marker('browser')
+        if item.path.parent.name == 'e2e':
+            item.add_marker('slow')
+
+
+@pytest.fixture(scope='session')
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _scope_and_seed():
+    if find_spec('mmengine'):  # the tests of the op need none
+        from mmengine.registry import init_default_scope
+
+        init_default_scope('mmaction')  # as every MMAction2 config does
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def run():
+    """Run a command as a user would; show its output if it fails."""
+
+    def run(*command, cwd=ROOT, check=True, **kwargs):
+        command = [str(part) for part in command]
+        if command[0] in ('python', 'mim', 'mmsifa'):
+            module = [] if command[0] == 'python' else ['-m', command[0]]
+            command[:1] = [sys.executable, *module]
+        done = subprocess.run(
+            command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+        )
+        if check and done.returncode:
+            pytest.fail(f'{" ".join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}')
+        return done
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def import_or_skip():
+    """Import a package that is not among ours; skip the test, and say why, where that fails.
+
+    torchvision's wheels, and what is built on them, do not import beside a CPU-only torch.
+    """
+
+    def import_or_skip(name):
+        try:
+            return importlib.import_module(name)
+        except (ImportError, RuntimeError) as error:
+            pytest.skip(f'{name} does not import here: {error}')
+
+    return import_or_skip
+
+
+@pytest.fixture(scope='session')
+def motion_data(tmp_path_factory, run) -> Path:
+    """A small motion data set: 16 training and 9 validation clips of 18 frames."""
+    out = tmp_path_factory.mktemp('data') / 'motion'
+    sizes = ['--num-train', 16, '--num-val', 9, '--num-frames', 18]
+    run('mmsifa', 'make-motion-dataset', out, *sizes)
+    return out
+
+
+@pytest.fixture(scope='session')
+def kinetics_like(motion_data, tmp_path_factory):
+    """Two classes of the motion clips, as videos and as raw frames, in MMAction2's layouts."""
+    import cv2
+    import decord
+
+    out = tmp_path_factory.mktemp('layouts')
+    videos = sorted((motion_data / 'videos_val').glob('*.mp4'))[:3]
+    (out / 'videos.txt').write_text(''.join(f'{v.name} {i % 2}\n' for i, v in enumerate(videos)))
+    lines = []
+    for i, video in enumerate(videos):
+        folder = out / 'rawframes' / video.stem
+        folder.mkdir(parents=True)
+        frames = decord.VideoReader(str(video))
+        for t in range(len(frames)):
+            bgr = frames[t].asnumpy()[..., ::-1]
+            assert cv2.imwrite(str(folder / f'{t + 1:05}.jpg'), bgr)
+        lines.append(f'{video.stem} {len(frames)} {i % 2}\n')
+    (out / 'rawframes.txt').write_text(''.join(lines))
+    return dict(
+        VideoDataset=(out / 'videos.txt', dict(video=str(motion_data / 'videos_val'))),
+        RawframeDataset=(out / 'rawframes.txt', dict(img=str(out / 'rawframes'))),
+    )
+
+
+@pytest.fixture(scope='session')
+def shrink_data(kinetics_like):
+    """Point a config to the small data, make its frames small and its run short."""
+
+    def shrink_data(cfg: 'Config') -> 'Config':
+        sizes = {224: 64, 256: 64}
+        for split in ('train', 'val', 'test'):
+            loader = cfg[f'{split}_dataloader']
+            loader.num_workers, loader.persistent_workers, loader.batch_size = 0, False, 2
+            loader.dataset.ann_file, loader.dataset.data_prefix = kinetics_like[
+                loader.dataset.type.removeprefix('Checked')
+            ]
+            loader.dataset.ann_file = str(loader.dataset.ann_file)
+            for step in loader.dataset.pipeline:
+                if step.type == 'Resize':
+                    step.scale = tuple(sizes.get(side, side) for side in step.scale)
+                for side in {'crop_size', 'input_size'} & step.keys():
+                    step[side] = sizes[step[side]]
+                if step.get('num_clips', 1) > 2 and step.clip_len > 1:
+                    step.num_clips = 2
+        cfg.test_dataloader.batch_size = 1
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        return cfg
+
+    return shrink_data
+
+
+@pytest.fixture(scope='session')
+def shrink(shrink_data):
+    """Make a config's data and its SIFA-Net or SIFA-Transformer small."""
+
+    def shrink(cfg: 'Config') -> 'Config':
+        backbone = cfg.model.backbone
+        backbone.pretrained = None
+        if backbone.type == 'SIFATransformer':
+            backbone.arch = dict(embed_dims=8, depths=(2, 2, 2, 2), num_heads=(1, 1, 2, 2))
+            cfg.model.cls_head.in_channels = 64
+        else:
+            backbone.update(stage_blocks=(1, 2, 1, 2), base_channels=8)
+            cfg.model.cls_head.in_channels = 256
+        return shrink_data(cfg)
+
+    return shrink

@@ -1,0 +1,52 @@
+"""The study: networks that differ only in how they relate frames, trained alike and compared.
+
+Importing it registers its data sets, transforms and metric with MMAction2.
+"""
+
+import mmsifa  # noqa: F401  (patches MMAction2 before anything imports its models)
+from study.accuracy_by import AccuracyBy
+from study.cases import draw_cases, find_cases
+from study.costs import measure_costs
+from study.markdown_tables import overview, tables
+from study.networks import NETWORKS, TRUNKS, Network
+from study.offsets import fit_motion, measure_offsets, offset_errors, true_places, watch
+from study.order_tasks import PanningCrop, PlayOrder, PlaySpeed
+from study.plan import IMAGE, TASKS, VIDEO_TASKS, Run, Study
+from study.results import format_results, read_results, summarize, write_report
+from study.runs import is_finished, missing_runs, train_and_test, work_through
+from study.synthetic import SyntheticClips, sample_scene
+
+__all__ = [
+    'IMAGE',
+    'NETWORKS',
+    'TASKS',
+    'TRUNKS',
+    'VIDEO_TASKS',
+    'AccuracyBy',
+    'Network',
+    'PanningCrop',
+    'PlayOrder',
+    'PlaySpeed',
+    'Run',
+    'Study',
+    'SyntheticClips',
+    'draw_cases',
+    'find_cases',
+    'fit_motion',
+    'format_results',
+    'is_finished',
+    'measure_costs',
+    'measure_offsets',
+    'missing_runs',
+    'offset_errors',
+    'overview',
+    'read_results',
+    'sample_scene',
+    'summarize',
+    'tables',
+    'train_and_test',
+    'true_places',
+    'watch',
+    'work_through',
+    'write_report',
+]

@@ -1,0 +1,227 @@
+"""The figures of a study."""
+
+import io
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mmsifa.apis.analysis.report_pages import png
+from study.networks import NETWORKS
+from study.plan import TASKS, VIDEO_TASKS
+
+BEST: Any = dict(ls='--', lw=0.8)
+STILL: Any = dict(color='black', ls=':', lw=0.8)
+LEGEND: Any = dict(frameon=False, fontsize=8)
+STYLE: Any = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False}
+
+
+def small_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file of 256 colours, of half the size or less."""
+    picture = Image.open(io.BytesIO(png(figure))).convert('RGB')
+    file = io.BytesIO()
+    colours = picture.quantize(256, Image.Quantize.FASTOCTREE)
+    picture.quantize(palette=colours).save(file, 'png', optimize=True)  # dithered
+    return file.getvalue()
+
+
+def block_name(layer: str) -> str:
+    """Name the block that a SIFA layer is in.
+
+    Example:
+        >>> block_name('backbone.layers.0.blocks.1.temporal.sifa')
+        'layers.0.blocks.1'
+    """
+    return layer.removeprefix('backbone.').removesuffix('.sifa').removesuffix('.temporal')
+
+
+def _is_swin(model: str) -> bool:
+    return NETWORKS[model].base == 'swin'
+
+
+def draw_accuracy(entry: dict) -> bytes:
+    """Draw a task's accuracy against the displacement; bars go from the worst seed to the best.
+
+    Args:
+        entry: The task's entry in ``tasks`` of a summary.
+
+    Returns:
+        A PNG file.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, columns = _columns(entry)
+        for axes, models in columns:
+            shifts = 0.035 * (np.arange(len(models)) - (len(models) - 1) / 2)  # side by side
+            for shift, (model, values) in zip(shifts, models.items(), strict=True):
+                spreads = values['by_displacement'].values()
+                means, least, most = (
+                    100 * np.array([spread[name] for spread in spreads])
+                    for name in ('mean', 'min', 'max')
+                )
+                axes.errorbar(
+                    np.arange(len(means)) + shift,
+                    means,
+                    yerr=[means - least, most - means],
+                    fmt='o-',
+                    ms=3,
+                    lw=0.9,
+                    color=NETWORKS[model].colour,
+                    label=NETWORKS[model].title,
+                )
+                axes.set_xticks(range(len(means)), values['by_displacement'])
+        _label(
+            columns, 100 * entry['chance'], 'displacement, pixels per frame', 'held-out top-1, %'
+        )
+        columns[0][0].set_ylim(0, 102)
+        return small_png(figure)
+
+
+def draw_learning(entry: dict) -> bytes:
+    """Draw a task's training loss, a line for each seed, beside that of guessing.
+
+    Args:
+        entry: The task's entry in ``tasks`` of a summary.
+
+    Returns:
+        A PNG file.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, columns = _columns(entry)
+        for axes, models in columns:
+            for model, values in models.items():
+                for i, losses in enumerate(values['loss']):
+                    steps = (np.arange(len(losses)) + 0.5) * values['iterations'] / len(losses)
+                    label = None if i else NETWORKS[model].title
+                    axes.plot(steps, losses, lw=0.9, color=NETWORKS[model].colour, label=label)
+        _label(columns, np.log(1 / entry['chance']), 'iterations', 'training loss')
+        columns[0][0].set_ylim(bottom=0)
+        return small_png(figure)
+
+
+def _columns(entry: dict) -> tuple[Figure, list[tuple[Any, dict]]]:
+    """A figure with a column for each trunk, and the models in each."""
+    trunks = [
+        {model: values for model, values in entry['models'].items() if _is_swin(model) == swin}
+        for swin in (False, True)
+    ]
+    trunks = [models for models in trunks if models]
+    figure = Figure(figsize=(1 + 4.5 * len(trunks), 5.2), layout='constrained')
+    columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]
+    for axes in columns:
+        axes.grid(axis='y', alpha=0.25)
+    return figure, list(zip(columns, trunks, strict=True))
+
+
+def _label(columns: list[tuple[Any, dict]], chance: float, across: str, up: str) -> None:
+    """Name the axes and the lines, and draw the level of guessing."""
+    for axes, _ in columns:
+        axes.axhline(chance, color='black', lw=0.8, ls=':')
+        axes.set_xlabel(across)
+        axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=2, **LEGEND)
+    columns[0][0].set_ylabel(up)
+
+
+def draw_costs(summary: dict) -> bytes:
+    """Draw the accuracy on each task against the multiply-adds.
+
+    Args:
+        summary: A summary with ``costs``.
+
+    Returns:
+        A PNG file.
+    """
+    tasks, costs = summary['tasks'], summary['costs']['models']
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.5 + 4.5 * len(tasks), 4), layout='constrained')
+        for axes, (task, entry) in zip(
+            figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True
+        ):
+            for model, values in entry['models'].items():
+                if model not in costs:
+                    continue
+                spread = values['top1']
+                below, above = spread['mean'] - spread['min'], spread['max'] - spread['mean']
+                axes.errorbar(
+                    costs[model]['multiply_adds'] / 1e6,
+                    100 * spread['mean'],
+                    yerr=[[100 * below], [100 * above]],
+                    fmt='s' if _is_swin(model) else 'o',
+                    color=NETWORKS[model].colour,
+                    label=NETWORKS[model].title,
+                )
+            axes.axhline(100 * entry['chance'], color='black', lw=0.8, ls=':')
+            axes.set_title((TASKS | VIDEO_TASKS)[task])
+            axes.set_xlabel('million multiply-adds of a clip')
+            axes.set_ylabel('held-out top-1, %')
+            axes.grid(alpha=0.25)
+        for axes in figure.axes:
+            axes.set_ylim(0, 102)
+        _legend(figure, 'outside right upper')
+        return small_png(figure)
+
+
+def _legend(figure: Figure, place: Any, columns: int = 1) -> None:
+    """Name what any of the axes has, once."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    figure.legend([*entries.values()], [*entries], loc=place, ncols=columns, **LEGEND)
+
+
+def draw_offsets(entry: dict) -> bytes:
+    """Draw how far from the true place the layers of a task's models look.
+
+    Args:
+        entry: The task's entry in ``tasks`` of a summary.
+
+    Returns:
+        A PNG file: a column for each layer, above the end-point error, dashed that of the best
+        linear prediction, below the distance of the nearest sample, both with what they would be
+        without offsets.
+    """
+    models = {m: values['offsets'] for m, values in entry['models'].items() if values['offsets']}
+    layers = sorted(
+        {(_is_swin(model), record['layer']) for model in models for record in models[model]}
+    )
+    kinds = (
+        ('attended', 'no_motion', 'end-point error, pixels'),
+        ('nearest', 'nearest_undeformed', 'nearest sample, pixels'),
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1 + 3 * len(layers), 6), layout='constrained')
+        rows = figure.subplots(2, len(layers), sharex='col', squeeze=False)
+        for places, (measure, baseline, label) in zip(rows, kinds, strict=True):
+            for axes, (swin, layer) in zip(places, layers, strict=True):
+                for model, records in models.items():
+                    chosen = [record for record in records if record['layer'] == layer]
+                    if _is_swin(model) != swin or not chosen:
+                        continue
+                    steps = [f'{record["displacement"]:g}' for record in chosen]
+                    means = [record[measure]['mean'] for record in chosen]
+                    still = [record[baseline]['mean'] for record in chosen]
+                    axes.plot(
+                        steps,
+                        means,
+                        'o-',
+                        ms=3.5,
+                        color=NETWORKS[model].colour,
+                        label=NETWORKS[model].title,
+                    )
+                    if measure == 'attended' and 'best_linear' in chosen[0]:
+                        best = [record['best_linear']['mean'] for record in chosen]
+                        axes.plot(steps, best, color=NETWORKS[model].colour, **BEST)
+                axes.plot(steps, still, **STILL)
+                axes.grid(axis='y', alpha=0.25)
+                axes.set_ylim(bottom=0)
+            places[0].set_ylabel(label)
+        for axes, (_, layer) in zip(rows[0], layers, strict=True):
+            axes.set_title(block_name(layer), fontsize=8)
+        for axes in rows[1]:
+            axes.set_xlabel('displacement, pixels per frame')
+        rows[0][0].plot([], [], color='black', label='best linear prediction', **BEST)
+        rows[0][0].plot([], [], label='no motion, no offsets', **STILL)
+        _legend(figure, 'outside lower center', columns=min(4, 1 + len(layers)))
+        return small_png(figure)

@@ -1,0 +1,252 @@
+"""Which runs a study has, and the config of each."""
+
+import hashlib
+import json
+import random
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmsifa.apis import change_config, find_videos
+from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.fileio.config_files import config_errors
+from study.networks import NETWORKS, TRUNKS
+
+# The task of single frames, from whose networks the others start.
+IMAGE = 'image'
+# Files of configs/tasks and what they ask for.
+TASKS = {'direction': 'name the motion', 'parts': 'name what is seen in parts'}
+VIDEO_TASKS = {
+    'play_order': 'played forwards or backwards',
+    'play_speed': 'name the speed',
+    'panning_crop': "name the crop's direction",
+}
+CONFIGS = Path(__file__).parents[1] / 'configs'
+SEEDS = (0, 1, 2)
+QUICK_MODELS = ('c2d', 'temporal_conv', 'sifa_slow_offsets')
+VAL_SHARE = 0.2  # of the videos
+LIST = '{}_list_videos.txt'
+DELIMITER = '\t'  # in these lists
+# What options may change of the values at the top of a config; entries are made of the others.
+CHANGEABLE = ('iterations', 'batch_size', 'test_clips', 'log_level', 'load_from')
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network that is trained and tested on a task.
+
+    Args:
+        task: A key of ``TASKS`` or ``VIDEO_TASKS``, or ``IMAGE``.
+        model: A key of ``NETWORKS``, or of ``TRUNKS`` for ``IMAGE``.
+        seed: Seed of the weights and of the training clips.
+
+    Example:
+        >>> Run('direction', 'sifa', 0).name
+        'direction-sifa-0'
+    """
+
+    task: str
+    model: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return f'{self.task}-{self.model}-{self.seed}'
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of a study: trunks on single frames, then each model on each task, with each seed.
+
+    A network starts from the weights that its trunk, ``trunk`` in its config, has after ``IMAGE``.
+
+    Args:
+        out: The study's folder.
+        configs: The folder of ``schedule.py``, of the trunks and of ``tasks``.
+        quick: Whether there are three models and one seed, a shorter training on single frames and
+            fewer clips to test with.
+            Default: False.
+        videos: A folder of videos for the tasks of ``VIDEO_TASKS``. Default: None, without them.
+        options: What to change in all configs, as of ``--cfg-options``. Default: {}.
+
+    Example:
+        >>> study = Study(getfixture('tmp_path'), CONFIGS, quick=True)
+        >>> len(study.runs), study.runs[0]
+        (7, Run(task='image', model='c2d', seed=0))
+        >>> study.start(Run('direction', 'sifa', 2))
+        Run(task='image', model='c2d', seed=0)
+        >>> study.config(study.runs[0]).model.backbone.between_frames.type
+        'torch.nn.Identity'
+    """
+
+    out: Path
+    configs: Path
+    quick: bool = False
+    videos: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All runs; those on single frames come first, then those of the first seed."""
+        tasks = [*TASKS, *(VIDEO_TASKS if self.videos else ())]
+        seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, tuple(NETWORKS))
+        runs = [Run(task, model, seed) for seed in seeds for task in tasks for model in models]
+        return [*dict.fromkeys(start for run in runs if (start := self.start(run))), *runs]
+
+    @property
+    def kind(self) -> str:
+        """``'quick'`` or ``'full'``."""
+        return 'quick' if self.quick else 'full'
+
+    def folder(self, run: Run) -> Path:
+        """Return the folder of a run."""
+        return self.out / 'runs' / run.name
+
+    def start(self, run: Run) -> Run | None:
+        """Return the run on single frames whose weights a run starts from, None for none."""
+        if run.task == IMAGE:
+            return None
+        trunk = self._trunks[run.model]
+        return Run(IMAGE, trunk, SEEDS[0]) if trunk else None
+
+    def weights(self, run: Run) -> Path:
+        """Return the file of a run's weights."""
+        return self.folder(run) / 'epoch_1.pth'
+
+    @config_errors()
+    def config(self, run: Run) -> Config:
+        """Put the config of a run together.
+
+        Args:
+            run: The run.
+
+        Returns:
+            The whole config, which MMAction2's tools can train and test.
+
+        Raises:
+            ValueError: If there are no videos for a task that needs them, or an option has no place
+                or a wrong value, or changes a variable that entries were made of.
+        """
+        config = Config.fromfile(self.configs / 'tasks' / f'{run.task}.py')
+        config.merge_from_dict(self._network(run.model)._cfg_dict)
+        quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
+        if self.quick:
+            config.update({name: count for name, count in quick.items() if count})
+        for name in self.options:
+            if name in config and name not in CHANGEABLE and not isinstance(config[name], dict):
+                raise ValueError(
+                    f'{name} has no effect as an option, entries were made of it already: change '
+                    'those, as optim_wrapper.optimizer.lr, or a copy of the configs (--configs)'
+                )
+        change_config(config, self.options)
+        config.model.cls_head.num_classes = config.num_classes
+        config.train_dataloader.batch_size = config.batch_size
+        config.randomness = dict(seed=run.seed)
+        config.study = dict(folder=str(self.out.absolute()))
+        if start := self.start(run):
+            weights = str(self.weights(start).absolute())
+            config.study.start = self.digest(start)
+            other = config.model.backbone.get('init_cfg', [])
+            config.model.backbone.init_cfg = [
+                *([other] if isinstance(other, dict) else other),
+                dict(type='Pretrained', checkpoint=weights, prefix='backbone.'),
+            ]
+        train = config.train_dataloader.dataset
+        tests = [config[f'{split}_dataloader'].dataset for split in ('val', 'test')]
+        clips = config.iterations * config.batch_size
+        if run.task not in VIDEO_TASKS:
+            train.update(num_clips=clips, seed=run.seed)
+            for test in tests:
+                test.num_clips = config.test_clips
+            return config
+        config.videos = self._videos
+        repeated = [(train, 'train', clips)]
+        repeated += [(test.dataset, 'val', config.test_clips) for test in tests]
+        for part, name, count in repeated:
+            part.times = max(1, round(count / len(self._videos[name]) / config.num_classes))
+            part.dataset.ann_file = str(self.folder(run).absolute() / LIST.format(name))
+            part.dataset.data_prefix = dict(video=str(Path(self.videos or '').absolute()))
+        return config
+
+    def digest(self, run: Run) -> str:
+        """Return a number that is another one if the config of a run is another one.
+
+        Args:
+            run: The run.
+
+        Returns:
+            See :func:`digest`.
+        """
+        if run not in self._digests:
+            self._digests[run] = digest(self.config(run))
+        return self._digests[run]
+
+    def write(self, run: Run) -> None:
+        """Write ``config.py`` into the folder of a run, and lists of videos where it needs them.
+
+        Args:
+            run: The run.
+        """
+        config, folder = self.config(run), self.folder(run)
+        if run.task in VIDEO_TASKS:
+            for part, names in self._videos.items():
+                lines = [
+                    f'{name}{DELIMITER}{label}\n'
+                    for name in names
+                    for label in range(config.num_classes)
+                ]
+                write_atomically(folder / LIST.format(part), ''.join(lines))
+        write_atomically(folder / 'config.py', config.pretty_text)
+
+    @cached_property
+    def _digests(self) -> dict[Run, str]:
+        return {}
+
+    @cached_property
+    def _trunks(self) -> dict[str, str | None]:
+        return {model: self._network(model).trunk for model in NETWORKS | TRUNKS}
+
+    def _network(self, model: str) -> Config:
+        """The part of a config that is the network's."""
+        network = (NETWORKS | TRUNKS)[model]
+        config = Config.fromfile(self.configs / f'{network.base}.py')
+        config.merge_from_dict(deepcopy(network.changes))
+        return config
+
+    @cached_property
+    def _videos(self) -> dict[str, list[str]]:
+        """Names of the videos to train on and, a fifth, of those to test with."""
+        if self.videos is None:
+            raise ValueError('these tasks need a folder of videos, --videos')
+        names = [
+            Path(video).relative_to(self.videos).as_posix() for video in find_videos([self.videos])
+        ]
+        if len(names) < 2:
+            raise ValueError(
+                f'{self.videos} must hold two videos or more, to train and to test with, got one'
+            )
+        random.Random(0).shuffle(names)
+        held_out = max(1, round(VAL_SHARE * len(names)))
+        return dict(train=sorted(names[held_out:]), val=sorted(names[:held_out]))
+
+
+def digest(config: Config) -> str:
+    """Return a number that is another one for another config.
+
+    Args:
+        config: A config of :meth:`Study.config`; the study's folder does not count, nor the modules
+            that are imported.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    ignored = ('work_dir', 'custom_imports')
+    entries = {key: value for key, value in config.to_dict().items() if key not in ignored}
+    folder = json.dumps(config.study.folder)[1:-1]
+    text = json.dumps(entries, sort_keys=True).replace(folder, '')
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

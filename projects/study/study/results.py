@@ -1,0 +1,172 @@
+"""The results of a study: one file of all runs, what they are over the seeds, and the report."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmsifa.fileio.atomic_write import write_atomically
+from study.charts import draw_accuracy, draw_costs, draw_learning, draw_offsets
+from study.markdown_tables import tables
+from study.networks import NETWORKS, TRUNKS
+from study.offsets import MEASURES
+from study.plan import IMAGE, TASKS, VIDEO_TASKS
+
+
+def read_results(out: Path, kind: str = 'full') -> dict:
+    """Read what the runs of a study have written.
+
+    Args:
+        out: The study's folder, with the ``result.json`` of each run and ``costs.json``, or with
+            ``results.json`` alone.
+        kind: Which study of ``results.json`` it is, ``'full'`` or ``'quick'``. Default: ``'full'``.
+
+    Returns:
+        ``runs``, the results in the order of the plan, each with the name of its ``run``; and
+        ``costs``, what :func:`~study.costs.measure_costs` returned, None where that is not there.
+    """
+    files = sorted(out.glob('runs/*/result.json'))
+    if not files and (out / 'results.json').is_file():
+        written = json.loads((out / 'results.json').read_text())
+        return written.get(kind, dict(runs=[], costs=None))
+    runs = [dict(run=file.parent.name, **json.loads(file.read_text())) for file in files]
+    order = [(IMAGE, trunk) for trunk in TRUNKS]
+    order += [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in NETWORKS]
+    known = [run for run in runs if _key(run) in order]
+    costs = out / 'costs.json'
+    return dict(
+        runs=sorted(known, key=lambda run: (order.index(_key(run)), run['seed'])),
+        costs=json.loads(costs.read_text()) if costs.is_file() else None,
+    )
+
+
+def _key(run: dict) -> tuple[str, str]:
+    """Task and model of a run."""
+    task, model, _ = run['run'].split('-')
+    return task, model
+
+
+def format_results(studies: Mapping[str, dict]) -> str:
+    """Write results as JSON, each run in one line.
+
+    Args:
+        studies: What :func:`read_results` returned, by kind.
+
+    Returns:
+        The text of ``results.json``.
+
+    Example:
+        >>> run = dict(run='direction-sifa-0', seed=0, top1=0.5)
+        >>> print(format_results({'quick': dict(runs=[run], costs=None)}), end='')
+        {"quick": {"costs": null, "runs": [
+        {"run": "direction-sifa-0", "seed": 0, "top1": 0.5}
+        ]}}
+    """
+    parts = []
+    for kind, results in studies.items():
+        costs, *runs = (
+            json.dumps(part, allow_nan=False) for part in (results['costs'], *results['runs'])
+        )
+        lines = ',\n'.join(runs)
+        parts.append(f'"{kind}": {{"costs": {costs}, "runs": [\n{lines}\n]}}')
+    return '{' + ',\n'.join(parts) + '}\n'
+
+
+def summarize(results: dict) -> dict:
+    """Average over the seeds.
+
+    Args:
+        results: What :func:`read_results` returns.
+
+    Returns:
+        ``pretraining``, the ``top1``, ``iterations`` and ``seconds`` of each trunk on
+        single frames; ``tasks``, in which each task has its ``chance`` and for each of its
+        ``models`` ``seeds``, ``top1``, ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a
+        curve for each seed) over ``iterations`` and the ``seconds`` of a run; and ``costs``.
+        Whatever else differs between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min``
+        and ``max``.
+    """
+    groups = defaultdict(list)
+    for run in results['runs']:
+        groups[_key(run)].append(run)
+    tasks: dict[str, dict] = {}
+    pretraining = {}
+    for (task, model), runs in groups.items():
+        if task == IMAGE:
+            pretraining[model] = {key: runs[0][key] for key in ('top1', 'iterations', 'seconds')}
+            continue
+        entry = tasks.setdefault(task, dict(chance=1 / runs[0]['num_classes'], models={}))
+        entry['models'][model] = dict(
+            seeds=[run['seed'] for run in runs],
+            top1=_spread([run['top1'] for run in runs]),
+            by_displacement={
+                displacement: _spread([run['by_displacement'][displacement] for run in runs])
+                for displacement in runs[0]['by_displacement']
+            },
+            disturbed={
+                name: _spread([run['disturbed'][name] for run in runs])
+                for name in runs[0]['disturbed']
+            },
+            offsets=_offsets(runs),
+            loss=[run['loss'] for run in runs],
+            iterations=runs[0]['iterations'],
+            seconds=_spread([run['seconds'] for run in runs]),
+        )
+    return dict(pretraining=pretraining, tasks=tasks, costs=results['costs'])
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return dict(
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values) if len(values) > 1 else 0.0,
+        min=min(values),
+        max=max(values),
+    )
+
+
+def _offsets(runs: list[dict]) -> list[dict]:
+    groups = defaultdict(list)
+    for run in runs:
+        for record in run['offsets']:
+            groups[record['layer'], record['displacement']].append(record)
+    return [
+        dict(layer=layer, displacement=displacement)
+        | {
+            name: _spread([record[name] for record in records])
+            for name in MEASURES
+            if name in records[0]
+        }
+        for (layer, displacement), records in groups.items()
+    ]
+
+
+def write_report(out: Path, kind: str = 'full') -> dict:
+    """Write ``results.json``, ``table.md`` and the figures of a study.
+
+    Args:
+        out: The study's folder, see :func:`read_results`.
+        kind: ``'full'`` or ``'quick'``. Default: ``'full'``.
+
+    Returns:
+        What :func:`summarize` returns.
+
+    Raises:
+        ValueError: If there is no result but of single frames.
+    """
+    results = read_results(out, kind)
+    if all(_key(run)[0] == IMAGE for run in results['runs']):
+        raise ValueError(f'there is no result to report in {out}')
+    summary = summarize(results)
+    if any(out.glob('runs/*/result.json')):  # else it is what was read
+        write_atomically(out / 'results.json', format_results({kind: results}))
+    write_atomically(out / 'table.md', tables(summary))
+    for task, entry in summary['tasks'].items():
+        write_atomically(out / f'learning_{task}.png', draw_learning(entry))
+        if any(model['by_displacement'] for model in entry['models'].values()):
+            write_atomically(out / f'accuracy_{task}.png', draw_accuracy(entry))
+        if any(model['offsets'] for model in entry['models'].values()):
+            write_atomically(out / f'offsets_{task}.png', draw_offsets(entry))
+    if summary['costs']:
+        write_atomically(out / 'costs.png', draw_costs(summary))
+    return summary
