@@ -1,4 +1,4 @@
-_base_ = 'recognizer.py'
+_base_ = 'recognizer3d.py'
 
 trunk = 'c2d'  # whose weights of single frames it starts from
 
