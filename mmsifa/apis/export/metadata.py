@@ -6,8 +6,8 @@ from typing import Any
 
 from mmaction.models import Recognizer2D
 
-import mmsifa
 from mmsifa.datasets.pipelines import sampling_of, video_pipeline
+from mmsifa.version import __version__
 
 
 def describe(
@@ -30,7 +30,7 @@ def describe(
     normalize = recognizer.data_preprocessor
     height, width = size
     known: dict[str, Any] = {
-        'producer': f'mmsifa {mmsifa.__version__}',
+        'producer': f'mmsifa {__version__}',
         'config': Path(recognizer.cfg.filename or 'config').stem,
         'input': 'clips',
         'shape': f'videos, views, 3, {num_frames}, {height}, {width}',

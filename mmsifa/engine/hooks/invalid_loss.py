@@ -7,6 +7,8 @@ from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 
+from mmsifa.checkpoints.fit import without_module
+
 
 @HOOKS.register_module()
 class InvalidLossHook(Hook):
@@ -86,8 +88,8 @@ class InvalidLossHook(Hook):
 
 def _not_finite(state_dict) -> list[str]:
     return [
-        name.removeprefix('module.')
-        for name, value in state_dict.items()
+        name
+        for name, value in without_module(state_dict).items()
         if torch.is_tensor(value) and not torch.isfinite(value).all()
     ]
 
