@@ -441,3 +441,21 @@ def test_threads_load_one_after_the_other(usual_files, tmp_path):
     assert outcomes == {'loaded': 60, 'refused': 60}
     assert torch.load is before
     assert not (tmp_path / hostile.MARKER).exists()
+
+
+def test_files_load_safely_where_pytorch_is_alone(usual_files, tmp_path, run):
+    hostile.write('command', tmp_path / 'hostile.pth')
+    weights = next(str(file) for file in usual_files if file.stem == 'weights')
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(['mmengine', 'mmcv', 'mmaction'])
+import torch
+from mmsifa.checkpoints import safe_loading
+with safe_loading():
+    print(list(torch.load({weights!r})))
+    torch.load({str(tmp_path / 'hostile.pth')!r})
+"""
+    done = run('python', '-c', code, check=False)
+    assert str(list(torch.load(weights))) in done.stdout
+    assert f'CheckpointError: refused to load the checkpoint {tmp_path}' in done.stdout
+    assert not (tmp_path / hostile.MARKER).exists()
