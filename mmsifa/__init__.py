@@ -5,6 +5,7 @@ MMAction2 is installed, importing mmsifa patches it and MMEngine (:mod:`mmsifa.e
 registers backbones, heads, data sets, transforms and hooks (:mod:`mmsifa.engine.registration`).
 """
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -21,9 +22,16 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
-if find_spec('mmengine') is not None:
-    from mmsifa.engine import registration
+def register() -> None:
+    """Register with MMEngine and MMAction2 what the packages that are installed allow."""
+    if find_spec('mmengine') is not None:
+        from mmsifa.engine import registration
 
-    registration.register_op()
-    if not missing_packages():
-        registration.register_all_modules()
+        registration.register_op()
+        if not missing_packages():
+            registration.register_all_modules()
+
+
+# ``python -m mmsifa`` reads its arguments before; Python says so while it looks for its __main__.
+if not (sys.argv[:1] == ['-m'] and sys.orig_argv[-len(sys.argv)] == 'mmsifa'):
+    register()

@@ -17,6 +17,7 @@ from mmsifa.commands import (
     run_tool,
 )
 from mmsifa.commands.options import exit_code, print_any_text
+from mmsifa.dependencies import require_mmaction2
 
 COMMANDS = {
     'predict': predict,
@@ -68,8 +69,8 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], object] = lambda:
 
     Args:
         argv: Its name and arguments. Defaults to those of the process.
-        load: Imports the package, which is called once the arguments were read. Defaults to
-            nothing, where it is imported already.
+        load: Registers what the package has, once the arguments were read. Defaults to nothing,
+            where that was done.
 
     Returns:
         The exit code.
@@ -79,10 +80,14 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], object] = lambda:
         print_any_text()
     try:
         load()
+        if args.run is not plot.run:
+            require_mmaction2('this command')
     except ImportError as error:
         sys.exit(f'{args.parser.prog}: {error}')
     return exit_code(args.run(args, args.parser))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    from mmsifa import register
+
+    sys.exit(main(load=register))

@@ -23,7 +23,10 @@ class ConfigOptions(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         """Take the pairs."""
-        from mmengine.config import DictAction
+        try:
+            from mmengine.config import DictAction
+        except ImportError:
+            return  # the command says what is missing
 
         take = DictAction(self.option_strings, self.dest, nargs='+')
         for pair in values:

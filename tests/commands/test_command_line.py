@@ -1,5 +1,6 @@
 """``mmsifa COMMAND``: its help, and that nothing heavy is imported before arguments are read."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -46,22 +47,37 @@ def test_a_word_that_is_no_command_is_named(capsys):
 
 HEAVY = {'torch', 'numpy', 'rich', 'matplotlib', 'cv2', 'av', 'mmengine', 'mmcv', 'mmaction'}
 IMPORTED = """
-import sys
-from mmsifa_command import main
-sys.argv[0] = 'mmsifa'
-try:
-    main()
-finally:
-    print(*sys.modules)
+import atexit, sys
+atexit.register(lambda: print(*sys.modules))
 """
 
 
 @pytest.mark.parametrize('command', [[], *([command] for command in COMMANDS)], ids=' '.join)
-def test_help_needs_the_standard_library_alone(command, root):
-    arguments = [sys.executable, '-c', IMPORTED, *command, '--help']
-    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=True)
-    assert 'usage: mmsifa' in done.stdout
+@pytest.mark.parametrize('program', ['-c', '-m'])
+def test_help_needs_the_standard_library_alone(program, command, root, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(IMPORTED)
+    code = 'from mmsifa_command import main; main()'
+    done = subprocess.run(
+        [sys.executable, program, code if program == '-c' else 'mmsifa', *command, '--help'],
+        env={'PYTHONPATH': f'{tmp_path}{os.pathsep}{root}'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith('usage: ')
     assert not HEAVY & {*done.stdout.splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize('name', ['mmsifa', 'mmsifa.ops'])
+def test_whoever_else_imports_the_package_has_all_registered(name, root, tmp_path):
+    """Also where Python looks for a module to run, as it does for ours, and for words like it."""
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other/__init__.py').write_text(f'import {name}')
+    (tmp_path / 'other/__main__.py').write_text(
+        "from mmaction.registry import MODELS; assert 'SIFANet' in MODELS"
+    )
+    env = {'PYTHONPATH': f'{tmp_path}{os.pathsep}{root}'}
+    subprocess.run([sys.executable, '-m', 'other', 'mmsifa'], env=env, check=True)
 
 
 def test_options_are_those_of_what_they_are_for():

@@ -1,16 +1,12 @@
 """Annotation lists: good ones give MMAction2's samples, others an error that names the line."""
 
-import importlib.util
 import json
 import re
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mmaction.datasets import RawframeDataset, VideoDataset
 from mmaction.registry import DATASETS
 from mmengine.config import Config
@@ -18,7 +14,7 @@ from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-import mmsifa.datasets
+from dev import benchmark_annotations
 from mmsifa.datasets import (
     AnnotationError,
     CheckedRawframeDataset,
@@ -430,104 +426,15 @@ def test_all_configs_read_their_lists_strictly(root):
         assert cfg.default_hooks.labels.type == 'CheckLabelsHook'
 
 
-# Any list at all
-
-NAMES = st.text(
-    st.characters(codec='utf-8', exclude_categories=('Cc', 'Zs', 'Zl', 'Zp')), min_size=1
-).filter(lambda name: name[0] != '\ufeff')
+# How long long lists take
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.dictionaries(NAMES, st.integers(0, 10**9 - 1), min_size=1))
-def test_what_is_written_is_read(tmp_path_factory, labels):
-    path = tmp_path_factory.getbasetemp() / 'round_trip.txt'
-    path.write_text(''.join(f'{name} {label}\n' for name, label in labels.items()), 'utf-8')
-    samples, (largest, line) = read_annotations(path)
-    assert {sample['filename']: sample['label'] for sample in samples} == labels
-    assert largest == max(labels.values()) == samples[line - 1]['label']
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.sampled_from([b'a', b'..', b'/', b'\\', b'C:', b' ', b',', b'1', b'-', b'\n', b'\r',
-                              b'\0', b'\t', b'\xef\xbb\xbf', b'\xff', '٢'.encode()])
-             | st.binary(max_size=3), max_size=40).map(b''.join),
-    st.sampled_from([None, '', 'videos', '/videos']), st.sampled_from([' ', ',', '\t', None]),
-    st.booleans(), st.sampled_from([None, 2]), st.booleans(),
-)  # fmt: skip
-def test_any_bytes_are_read_or_refused(
-    tmp_path_factory, content, root, delimiter, multi_class, num_classes, labels_required
-):
-    path = tmp_path_factory.getbasetemp() / 'any.txt'
-    path.write_bytes(content)
-    read = partial(
-        read_annotations,
-        path,
-        root=root,
-        delimiter=delimiter,
-        multi_class=multi_class,
-        num_classes=num_classes,
-        labels_required=labels_required,
-    )
-    try:
-        samples, _ = read()
-    except AnnotationError:
-        with pytest.raises(AnnotationError, match=path.name) as raised:
-            read()
-        assert all(line.isprintable() for line in str(raised.value).splitlines())
-        return
-    for sample in samples:
-        labels = sample['label'] if multi_class else [sample['label']]
-        lowest = 0 if multi_class or labels_required else -1
-        assert all(lowest <= label < (num_classes or 10**9) for label in labels)
-        if root:
-            assert '..' not in sample['filename'].replace('\\', '/').split('/')
-            assert sample['filename'].startswith(f'{root}/')
-
-
-# The tools that try and measure
-
-
-def tool(root, name):
-    spec = importlib.util.spec_from_file_location(name, root / f'dev/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_fuzzing_finds_no_fault_and_would_count_one(root, tmp_path, monkeypatch):
-    fuzz, out = tool(root, 'fuzz_annotations'), tmp_path / 'out.json'
-    assert fuzz.main(['--inputs', '500', '--out', str(out)]) == 0
-    result = json.loads(out.read_text())
-    assert (result['inputs'], result['faults']) == (500, 0)
-    assert 0 < result['refused'] < 500  # lists of both kinds
-
-    def raises(path, **options):
-        raise IndexError('out of range')
-
-    monkeypatch.setattr(mmsifa.datasets, 'read_annotations', raises)
-    assert fuzz.main(['--inputs', '5', '--out', str(out)]) == 1
-    result = json.loads(out.read_text())
-    assert result['faults'] == 5
-    assert result['first_faults'][0]['fault'] == 'IndexError: out of range'
-
-    monkeypatch.setattr(
-        mmsifa.datasets, 'read_annotations',
-        lambda path, columns, multi_class, **options: (
-            [{columns[0]: '/etc/passwd', 'label': [7] if multi_class else 7}], (7, 1)
-        ),
-    )  # fmt: skip
-    assert fuzz.main(['--inputs', '50', '--out', str(out)]) == 1
-    faults = {fault['fault'] for fault in json.loads(out.read_text())['first_faults']}
-    assert faults & {"'/etc/passwd' left the root", 'labels [7]'}
-
-
-def test_measured_lists_are_what_their_names_say(root, tmp_path):
-    benchmark, path = tool(root, 'benchmark_annotations'), tmp_path / 'list.txt'
+def test_measured_lists_are_what_their_names_say(tmp_path):
+    path = tmp_path / 'list.txt'
     ends = []
-    for line in benchmark.CASES.values():
+    for line in benchmark_annotations.CASES.values():
         path.write_text(''.join(f'{line(i)}\n' for i in range(1000)))
-        measured = benchmark.read(path)
+        measured = benchmark_annotations.read(path)
         assert measured['peak_memory_mib'] >= measured['peak_memory_before_mib'] > 0
         ends.append(measured['end'])
     assert ends == ['1000 samples', '1000 wrong lines of 1000']

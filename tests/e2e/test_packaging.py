@@ -132,10 +132,10 @@ def test_the_command_is_there_where_nothing_else_is_installed(wheel, run, tmp_pa
     for command in ([], ['predict']):
         done = run(venv / 'bin/mmsifa', *command, '--help', cwd=tmp_path, env={})
         assert done.stdout.startswith('usage: mmsifa')
-    network = ['--config', 'sifa_r50_k400', '--checkpoint', 'r50.pth']
+    network = ['--config', 'r50', '--checkpoint', 'r50.pth', '--cfg-options', 'a=1']
     done = run(venv / 'bin/mmsifa', 'predict', 'a.mp4', *network, cwd=tmp_path, env={}, check=False)
     assert done.returncode == 1
-    assert done.stdout.startswith('mmsifa predict: ')
+    assert done.stdout.startswith('mmsifa predict: this command needs MMEngine, MMCV and MMAction2')
     assert done.stdout.count('\n') == 1
 
 

@@ -1,0 +1,14 @@
+"""How much random input a test gives."""
+
+from hypothesis import settings
+
+
+def examples(count: int) -> settings:
+    """As many examples, the same in each run; a hundred times as many with the profile "long"."""
+    long = settings.get_current_profile_name() == 'long'
+    return settings(
+        max_examples=100 * count if long else count,
+        derandomize=not long,
+        deadline=None,
+        database=None,
+    )
