@@ -7,6 +7,10 @@ from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 
 import mmsifa
+import mmsifa.models
+
+for name in mmsifa.models.__all__:  # autodoc sees only those that were loaded
+    setattr(mmsifa.models, name, getattr(mmsifa.models, name))
 
 project = 'mmsifa'
 author = 'the mmsifa authors'
