@@ -14,7 +14,7 @@ from mmengine.model import MMFullyShardedDataParallel
 from mmengine.runner import FlexibleRunner
 
 from mmsifa.engine.fsdp import wrap_blocks
-from mmsifa.engine.patches import sharding
+from mmsifa.engine.patches import processes
 
 CONFIGS = sorted((ROOT / 'configs/fsdp').glob('*.py'))
 
@@ -114,7 +114,7 @@ def test_blocks_are_cut_and_nothing_else():
 
 
 def patch_again(name):
-    getattr(sharding, name).__wrapped__()  # past the cache
+    getattr(processes, name).__wrapped__()  # past the cache
 
 
 def saved_position(save_checkpoint) -> dict:
@@ -174,7 +174,7 @@ def test_resuming_is_left_alone_where_the_order_fits(monkeypatch):
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         for name in ('optim_state_dict', 'model', 'optim')
     ])  # fmt: skip
-    monkeypatch.setattr(sharding.inspect, 'signature', lambda function: before)
+    monkeypatch.setattr(processes.inspect, 'signature', lambda function: before)
     patch_again('patch_fsdp_resume')
     assert FSDPStrategy.load_optim_state_dict is load_optim_state_dict
 
@@ -183,7 +183,7 @@ def test_fsdp_is_upstreams_where_a_gpu_is_there(monkeypatch):
     init, init_state_dict_cfg = object(), object()
     monkeypatch.setattr(MMFullyShardedDataParallel, '__init__', init)
     monkeypatch.setattr(FSDPStrategy, '_init_state_dict_cfg', init_state_dict_cfg)
-    monkeypatch.setattr(sharding, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
     patch_again('patch_cpu_fsdp')
     assert MMFullyShardedDataParallel.__init__ is init
     assert FSDPStrategy._init_state_dict_cfg is init_state_dict_cfg

@@ -9,16 +9,12 @@ checkpoints, since no release checks what a file claims.
 from mmsifa.engine.patches import (
     checkpoint_files,
     config_bases,
-    decoding,
-    hue,
+    data,
     imports,
-    loaders,
     metrics,
     mixed_precision,
     processes,
     resuming,
-    segments,
-    sharding,
 )
 
 
@@ -33,14 +29,14 @@ def apply():
     mixed_precision.patch_bfloat16_scores()
     processes.patch_cpu_processes()
     config_bases.patch_config_bases()
-    loaders.patch_loaders_without_workers()
-    hue.patch_hue_overflow()
-    segments.patch_segments()
-    sharding.patch_cpu_fsdp()
-    sharding.patch_fsdp_resume()
-    sharding.patch_flexible_position()
+    data.patch_loaders_without_workers()
+    data.patch_hue_overflow()
+    data.patch_segments()
+    processes.patch_cpu_fsdp()
+    processes.patch_fsdp_resume()
+    processes.patch_flexible_position()
     resuming.patch_resuming()
-    decoding.patch_video_reading()
-    decoding.patch_video_drawing()
+    data.patch_video_reading()
+    data.patch_video_drawing()
     metrics.patch_multi_class_scores()
     metrics.patch_measures_of_nothing()
