@@ -17,8 +17,8 @@ def check_sifa(
     *,
     kernel_size: int,
     num_heads: int,
-    softmax: bool,
     backend: str | None,
+    softmax: bool = False,
     dilation: int = 1,
     **flags: bool,
 ) -> None:

@@ -18,7 +18,7 @@ from mmsifa.models.bottlenecks import (
     TemporalBottleneck,
 )
 from mmsifa.models.pretrained_init import check_one_source, check_pretrained
-from mmsifa.models.sifa_block import SIFA, check_sifa
+from mmsifa.models.sifa_block import SIFA, SIFAWithLayerNorm, check_sifa
 from mmsifa.models.weights_2d import load_2d_weights
 from mmsifa.ops.arguments import (
     check_configs,
@@ -63,16 +63,11 @@ class SIFANet(BaseModule):
         kernel_sizes: Side of the attention window in each stage, odd. Defaults to
             ``(3, 3, 3, 3)``.
         num_heads: Attention heads. Defaults to 1.
-        softmax: Whether attention weights go through a softmax. Defaults to False.
-        deformable: Whether offsets are predicted; if False they are zero. Defaults to True.
-        motion_rescaling: Whether offsets are predicted from the motion saliency map; if False from
-            the next frame's features. Defaults to True.
-        tap_embedding: Whether there is a learned vector for each tap. Defaults to False.
-        between_frames: What the odd blocks have in place of SIFA, a config without ``channels``:
-            ``dict(type='TemporalConv')``, ``'TemporalShift'``, ``'SIFAWithLayerNorm'``, ``'SIFA'``
-            with arguments of its own, ``'torch.nn.Identity'`` for nothing, or any registered
-            module that takes ``channels`` and transforms (N, T, C, H, W). Defaults to None: SIFA
-            with the arguments above.
+        between_frames: What the odd blocks have between frames, a config without ``channels``:
+            ``dict(type='SIFA')`` or ``'SIFAWithLayerNorm'``, which may add arguments of
+            :class:`SIFA` such as ``softmax=True``; ``'TemporalConv'``, ``'TemporalShift'``,
+            ``'torch.nn.Identity'`` for nothing, or any registered module that takes ``channels``
+            and transforms (N, T, C, H, W). Defaults to ``dict(type='SIFA')``.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         dual_path: Whether there is a second fourth stage, at half the frame rate and twice the
             resolution; its features come last in the output. Defaults to True.
@@ -118,11 +113,7 @@ class SIFANet(BaseModule):
         stage_with_sifa: Sequence[bool] = (False, True, True, True),
         kernel_sizes: Sequence[int] = (3, 3, 3, 3),
         num_heads: int = 1,
-        softmax: bool = False,
-        deformable: bool = True,
-        motion_rescaling: bool = True,
-        tap_embedding: bool = False,
-        between_frames: dict | None = None,
+        between_frames: dict = dict(type='SIFA'),
         backend: str | None = None,
         dual_path: bool = True,
         frozen_stages: int = -1,
@@ -155,9 +146,7 @@ class SIFANet(BaseModule):
             in_channels=in_channels, base_channels=base_channels, tubelet_size=tubelet_size
         )
         check_flags(norm_eval=norm_eval, with_cp=with_cp, zero_init_residual=zero_init_residual)
-        check_configs(norm_cfg=norm_cfg, act_cfg=act_cfg)
-        if between_frames is not None:
-            check_configs(between_frames=between_frames)
+        check_configs(norm_cfg=norm_cfg, act_cfg=act_cfg, between_frames=between_frames)
         check_one_source(pretrained, init_cfg)
         self.pretrained = pretrained
         self.stage_blocks = tuple(stage_blocks[:num_stages])
@@ -191,21 +180,16 @@ class SIFANet(BaseModule):
         for i in range(num_stages):
             planes = base_channels * 2**i
             sifa_cfg: dict[str, Any] = dict(
-                kernel_size=kernel_sizes[i],
-                num_heads=num_heads,
-                softmax=softmax,
-                deformable=deformable,
-                motion_rescaling=motion_rescaling,
-                tap_embedding=tap_embedding,
-                backend=backend,
+                kernel_size=kernel_sizes[i], num_heads=num_heads, backend=backend
             )
             check_sifa(**sifa_cfg)
-            if between_frames is not None:
+            if between_frames['type'] not in (SIFA, 'SIFA', SIFAWithLayerNorm, 'SIFAWithLayerNorm'):
                 self._check_unused(sifa_cfg)
+                sifa_cfg = {}
             stage_cfg: dict[str, Any] = dict(
                 num_blocks=stage_blocks[i],
                 with_context=stage_with_sifa[i],
-                between_frames=between_frames or dict(type=SIFA, **sifa_cfg),
+                between_frames=sifa_cfg | dict(between_frames),
                 **block_cfg,
             )
             self.stages.append(f'layer{i + 1}')

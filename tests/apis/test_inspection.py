@@ -114,10 +114,15 @@ def sifa_plugin(**options):
     return with_effect(SIFAPlugin(trunk, ['layer2.1', 'layer3.*'], **options))
 
 
+SOFTMAX = dict(type='SIFA', softmax=True)
 NETWORKS = {
     'sifa-net': (sifa_net, dict(), 4),
-    'sifa-net-heads': (sifa_net, dict(num_heads=2, softmax=True), 4),
-    'sifa-net-rigid': (sifa_net, dict(deformable=False), 4),
+    'sifa-net-heads': (
+        sifa_net,
+        dict(num_heads=2, between_frames=dict(type='SIFA', softmax=True)),
+        4,
+    ),
+    'sifa-net-rigid': (sifa_net, dict(between_frames=dict(type='SIFA', deformable=False)), 4),
     'sifa-transformer': (sifa_transformer, dict(), 2),
     'sifa-plugin': (sifa_plugin, dict(), 3),
 }

@@ -36,7 +36,9 @@ def test_index_and_table_are_those_of_the_configs(run):
 
 def test_a_changed_network_is_noticed_and_named(copy, capsys):
     config = copy / 'configs/sifa_r50_k400.py'
-    config.write_text(config.read_text() + '\nmodel = dict(backbone=dict(deformable=False))\n')
+    rigid = "dict(type='SIFA', deformable=False)"
+    change = f'model = dict(backbone=dict(between_frames={rigid}))'
+    config.write_text(f'{config.read_text()}\n{change}\n')
     before = {path: path.read_bytes() for path in copy.rglob('*') if path.is_file()}
     with pytest.raises(SystemExit, match=r'python dev/make_model_index\.py'):
         tool.main(['--check'])

@@ -55,8 +55,8 @@ IN_NETS = {name: values for name, values in SIFA_WRONG.items() if name != 'dilat
 WRONG = {
     'SIFA': SIFA_WRONG | dict(channels=NO_INTEGERS, residual=NO_FLAGS, num_heads=HEADS),
     'SIFAWithLayerNorm': SIFA_WRONG | dict(num_heads=HEADS),
-    'SIFANet': {name: v for name, v in IN_NETS.items() if name != 'kernel_size'}
-    | dict(
+    'SIFANet': dict(
+        backend=SIFA_WRONG['backend'],
         depth=(18, '50', None, [50], 50.5),
         pretrained=(3, True, ['a.pth']),
         init_cfg=(3, 'x', math.nan, {}, [3]),
@@ -70,7 +70,7 @@ WRONG = {
         stage_with_sifa=((True,), True, (0, 1, 1, 1)),
         kernel_sizes=((3, 3), (3, 3, -1, 3), (3, 3, 2, 3), 3, None),
         num_heads=NO_INTEGERS,
-        between_frames=('SIFA', {}, True),
+        between_frames=('SIFA', {}, True, None),
         dual_path=NO_FLAGS,
         frozen_stages=(-2, 5, True, 1.0, None),
         norm_cfg=(None, 'BN', {}),

@@ -216,8 +216,7 @@ def test_options_reach_the_blocks():
         stage_with_sifa=(True, False, True, True),
         kernel_sizes=(1, 3, 5, 3),
         num_heads=2,
-        softmax=True,
-        deformable=False,
+        between_frames=dict(type='SIFA', softmax=True, deformable=False),
     )
     blocks = {n: m for n, m in net.named_modules() if isinstance(m, SIFA)}
     assert {name: block.kernel_size for name, block in blocks.items()} == {

@@ -209,7 +209,7 @@ def test_options_reach_sifa_in_every_network():
     options = dict(motion_rescaling=False, tap_embedding=True)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     nets = [
-        SIFANet(**SMALL, **options),
+        SIFANet(**SMALL, between_frames=dict(type='SIFA', **options)),
         SIFATransformer(ARCH, out_indices=(1,), **options),
         SIFAPlugin(trunk, ['0'], **options),
     ]
@@ -222,8 +222,8 @@ def test_options_reach_sifa_in_every_network():
 
 
 def test_arguments_that_would_be_ignored_are_named():
-    with pytest.raises(ValueError, match=r"place of SIFA, so \['kernel_size', 'softmax'\] would"):
-        SIFANet(between_frames=NOTHING, softmax=True, kernel_sizes=(5, 5, 5, 5))
+    with pytest.raises(ValueError, match=r"place of SIFA, so \['kernel_size', 'num_heads'\] would"):
+        SIFANet(between_frames=NOTHING, num_heads=2, kernel_sizes=(5, 5, 5, 5))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,8 @@ def test_multiply_adds_of_the_embedding_are_counted():
     config = load_config('sifa_tiny_motion')
     counts = []
     for tap_embedding in (False, True):
-        config.model.backbone.tap_embedding = tap_embedding
+        between_frames = dict(type='SIFA', tap_embedding=tap_embedding)
+        config.model.backbone.between_frames = between_frames
         model = MODELS.build(config.model).eval().to('meta')
         counts.append(by_part(count_multiply_adds(model, clip_of(config, side=64))))
     # Three pairs of frames: 32 channels at 8 x 8, 64 at 4 x 4; nine taps.

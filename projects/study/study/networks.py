@@ -30,12 +30,15 @@ NETWORKS = {
     ),
     'tsm': Network('TSM', 'resnet', {_BETWEEN: dict(type='TemporalShift')}, '#17becf'),
     'undeformed': Network(
-        'attention, not deformed', 'resnet', {'model.backbone.deformable': False}, '#bcbd22'
+        'attention, not deformed',
+        'resnet',
+        {_BETWEEN: dict(type='SIFA', deformable=False)},
+        '#bcbd22',
     ),
     'unscaled': Network(
         'attention, no motion rescaling',
         'resnet',
-        {'model.backbone.motion_rescaling': False},
+        {_BETWEEN: dict(type='SIFA', motion_rescaling=False)},
         '#ff7f0e',
     ),
     'sifa': Network('SIFA', 'resnet', {}, '#d62728'),
@@ -45,9 +48,14 @@ NETWORKS = {
         {'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS},
         '#8c564b',
     ),
-    'sifa_softmax': Network('SIFA, softmax', 'resnet', {'model.backbone.softmax': True}, '#e377c2'),
+    'sifa_softmax': Network(
+        'SIFA, softmax', 'resnet', {_BETWEEN: dict(type='SIFA', softmax=True)}, '#e377c2'
+    ),
     'sifa_taps': Network(
-        'SIFA, tap embedding', 'resnet', {'model.backbone.tap_embedding': True}, '#9467bd'
+        'SIFA, tap embedding',
+        'resnet',
+        {_BETWEEN: dict(type='SIFA', tap_embedding=True)},
+        '#9467bd',
     ),
     'sifa_layer2': Network(
         'SIFA, second stage only', 'resnet', {_STAGES: (False, True, False)}, '#f7b6d2'

@@ -211,7 +211,7 @@ def test_a_changed_config_runs_again(studied, tool, tmp_path):
 def test_a_failed_run_is_named_and_the_others_go_on(tool, command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tool, 'measure_costs', lambda *_: {'models': {}, 'failed': []})
     network = NETWORKS['temporal_conv']
-    broken = network.changes | {'model.backbone.softmax': True}
+    broken = network.changes | {'model.backbone.num_heads': 2}
     monkeypatch.setitem(NETWORKS, 'temporal_conv', network._replace(changes=broken))
     bad, good = 'direction-temporal_conv-0', 'direction-c2d-0'
     with pytest.raises(SystemExit, match=f'{bad}: ValueError: between_frames') as error:
