@@ -26,6 +26,7 @@ from torch.utils.benchmark import Timer
 
 from mmsifa import __version__
 from mmsifa.apis.analysis import clip_of, processor_name
+from mmsifa.apis.analysis.report_pages import table
 from mmsifa.models import SIFA
 from mmsifa.ops import BACKENDS, exportable, inter_frame_attention
 from mmsifa.ops.arguments import AttentionOptions
@@ -257,13 +258,6 @@ def header(records: list[dict]) -> str:
     )
 
 
-def table(rows: list[list[str]]) -> str:
-    """Format rows, the first of which is the head, as a Markdown table."""
-    head, *body = rows
-    lines = [head, ['---', *['---:'] * (len(head) - 1)], *body]
-    return ''.join('| ' + ' | '.join(row) + ' |\n' for row in lines) + '\n'
-
-
 def by_pass(records: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
     """Sort milliseconds by pass, subject and contestant."""
     result: dict[str, dict[str, dict[str, float]]] = {}
@@ -285,31 +279,30 @@ def op_page(records: list[dict]) -> str:
     for name, subjects in by_pass(records).items():
         contestants = list(next(iter(subjects.values())))
         ours = contestants[0]  # BACKENDS has the fastest first
-        rows = [[f'{name}, ms', *contestants]]
-        rows += [
+        rows = [
             [subject, *(f'{times[contestant]:.3g}' for contestant in contestants)]
             for subject, times in subjects.items()
         ]
-        page += table(rows)
+        page += table([f'{name}, ms', *contestants], rows) + '\n'
         others = [contestant for contestant in contestants[1:] if contestant != 'reference']
-        rows = [[f'{name}, times `{ours}`', *others]]
-        rows += [
+        rows = [
             [subject, *(f'{times[contestant] / times[ours]:.1f}' for contestant in others)]
             for subject, times in subjects.items()
         ]
-        page += table(rows)
+        page += table([f'{name}, times `{ours}`', *others], rows) + '\n'
     return page
 
 
 def network_page(records: list[dict]) -> str:
     """Make the table of networks with SIFA and with an identity in its place."""
-    rows = [['', 'with SIFA, ms', 'with an identity in its place, ms', 'ratio']]
+    head = ['', 'with SIFA, ms', 'with an identity in its place, ms', 'ratio']
+    rows = []
     for name, subjects in by_pass(records).items():
         for config, times in subjects.items():
             ratio = times['SIFA'] / times['identity']
             numbers = (f'{times["SIFA"]:.4g}', f'{times["identity"]:.4g}', f'{ratio:.3f}')
             rows.append([f'{Path(config).stem}, {name}', *numbers])
-    return '# Networks with inter-frame attention\n\n' + header(records) + table(rows)
+    return '# Networks with inter-frame attention\n\n' + header(records) + table(head, rows) + '\n'
 
 
 if __name__ == '__main__':
