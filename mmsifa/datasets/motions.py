@@ -36,7 +36,7 @@ MAX_SPRITES = 3
 
 
 @dataclass(frozen=True)
-class Clip:
+class MotionClip:
     """A scene in motion, ready to be rendered.
 
     Attributes:
@@ -65,7 +65,7 @@ def sample_clip(
     num_frames: int = 20,
     size: int = 64,
     displacement: float = 3.0,
-) -> Clip:
+) -> MotionClip:
     """Draw a random clip of one class.
 
     The same state of the generator gives the same appearance and the same poses in the middle of
@@ -109,7 +109,7 @@ def sample_clip(
     velocity = np.zeros_like(middle)
     velocity[:, axis] = direction * speed
     sprites = np.stack([sprite for sprite, _ in drawn])
-    return Clip(background, sprites, middle, velocity, num_frames)
+    return MotionClip(background, sprites, middle, velocity, num_frames)
 
 
 def _outer_radius(pose_size: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def _outer_radius(pose_size: np.ndarray) -> np.ndarray:
     return SMALLEST * (LARGEST / SMALLEST) ** pose_size
 
 
-def render(clip: Clip) -> np.ndarray:
+def render(clip: MotionClip) -> np.ndarray:
     """Draw a clip.
 
     Args:
