@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmsifa.fileio.atomic_write import check_writable
 from mmsifa.fileio.config_files import config_folder
 from mmsifa.version import __version__
 
@@ -48,9 +49,10 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f'no such file: {args.checkpoint}')
     if args.out.exists() and args.out.samefile(args.checkpoint):
         parser.error(f'OUT is IN, {args.checkpoint}, which is not overwritten: name another file')
-    if args.out.is_dir() or not args.out.parent.is_dir():
-        parser.error(f'cannot write {args.out}: expected a file in a folder that exists')
-
+    try:
+        check_writable(args.out)
+    except ValueError as error:
+        parser.error(str(error))
     if args.trust:
         return write_trusted(args, parser)
     init_default_scope('mmaction')

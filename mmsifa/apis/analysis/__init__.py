@@ -8,7 +8,7 @@ from mmsifa.apis.analysis.complexity import (
     count_parameters,
     total,
 )
-from mmsifa.apis.analysis.measurement import DTYPES, MeasurementError, Network
+from mmsifa.apis.analysis.measurement import DTYPES, MeasuredNetwork, MeasurementError
 from mmsifa.apis.analysis.report import ReportSettings, make_report, processor_name
 from mmsifa.apis.analysis.report_pages import chart, markdown
 from mmsifa.datasets.pipelines import Clip, clip_of, views_of
@@ -17,8 +17,8 @@ __all__ = [
     'DTYPES',
     'PARTS',
     'Clip',
+    'MeasuredNetwork',
     'MeasurementError',
-    'Network',
     'ReportSettings',
     'build_untrained',
     'by_part',

@@ -37,7 +37,7 @@ class MeasurementError(RuntimeError):
     """What could not be built or run, with the reason in a sentence."""
 
 
-class Network:
+class MeasuredNetwork:
     """A recognizer with random weights and a batch of random clips, ready to be timed.
 
     Offsets are predicted by small random weights, so that taps lie between pixels as after
@@ -53,10 +53,10 @@ class Network:
         batch_size: Clips of a batch.
 
     Example:
-        >>> from mmsifa.apis.analysis import Network, clip_of
+        >>> from mmsifa.apis.analysis import MeasuredNetwork, clip_of
         >>> from mmsifa.apis import load_config
         >>> config = load_config('sifa_tiny_motion')
-        >>> network = Network(config, clip_of(config, side=32))
+        >>> network = MeasuredNetwork(config, clip_of(config, side=32))
         >>> network.forward()
         >>> network.training_step()
     """
@@ -219,7 +219,7 @@ def describe(name: str, side: int | None) -> dict:
     }
 
 
-_network: Network | None = None  # of this worker
+_network: MeasuredNetwork | None = None  # of this worker
 _memory_before = 0
 
 
@@ -229,9 +229,9 @@ def prepare(name: str, side: int | None, device: str, dtype: str, batch_size: in
     Args:
         name: The config, as :func:`mmsifa.apis.load_config` takes it.
         side: Height and width of the frames. Defaults to those of the config.
-        device: As of :class:`Network`.
-        dtype: As of :class:`Network`.
-        batch_size: As of :class:`Network`.
+        device: As of :class:`MeasuredNetwork`.
+        dtype: As of :class:`MeasuredNetwork`.
+        batch_size: As of :class:`MeasuredNetwork`.
 
     Returns:
         The name of its optimizer.
@@ -239,7 +239,7 @@ def prepare(name: str, side: int | None, device: str, dtype: str, batch_size: in
     global _network, _memory_before
     _memory_before = peak_memory(torch.device(device)) if device == 'cpu' else 0
     config = load_config(name)
-    _network = Network(config, clip_of(config, side), device, dtype, batch_size)
+    _network = MeasuredNetwork(config, clip_of(config, side), device, dtype, batch_size)
     return _network.optimizer_cfg['type']
 
 
