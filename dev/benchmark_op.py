@@ -1,6 +1,7 @@
 """Time inter-frame attention, or a network with and without it, side by side in one run.
 
-Writes OUT.jsonl, one line per measurement, and OUT.md, the tables made from it.
+Writes OUT.jsonl, one line per measurement, and OUT.md, the tables made from it. With --append,
+OUT.jsonl keeps the runs that it has, and OUT.md shows all of them.
 """
 
 import argparse
@@ -51,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--only-table', action='store_true', help='make OUT.md from an OUT.jsonl that is there'
     )
+    parser.add_argument('--append', action='store_true', help='keep the runs that OUT.jsonl has')
     parser.add_argument('--network', nargs='+', default=[], help='configs to time instead')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (cpu)')
     parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(float32)')
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     lines = args.out.with_suffix('.jsonl')
     if not args.only_table:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        with lines.open('w') as file:
+        with lines.open('a' if args.append else 'w') as file:
             for record in run(args):
                 print(json.dumps(record, allow_nan=False), file=file, flush=True)
     page = make_page([json.loads(line) for line in lines.read_text().splitlines()])
@@ -268,14 +270,21 @@ def by_pass(records: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def make_page(records: list[dict]) -> str:
-    """Make the page of tables."""
-    of_networks = records[1]['contestant'] in ('SIFA', 'identity')
-    return network_page(records) if of_networks else op_page(records)
+    """Make the page of tables; each run starts with the record of its machine."""
+    starts = [i for i, record in enumerate(records) if 'device' in record]
+    page = '# Inter-frame attention, timed\n\n'
+    for start, end in zip(starts, [*starts[1:], len(records)], strict=True):
+        run = records[start:end]
+        of_networks = run[1]['contestant'] in ('SIFA', 'identity')
+        page += network_tables(run) if of_networks else op_tables(run)
+    return page
 
 
-def op_page(records: list[dict]) -> str:
+def op_tables(records: list[dict]) -> str:
     """Make the tables of the op: milliseconds, then the fastest backend against the others."""
-    page = '# Inter-frame attention, one call\n\n' + header(records)
+    compiled = any(record['contestant'].endswith('compiled') for record in records[1:])
+    title = 'One call of the op' + (', compiled code included' if compiled else '')
+    tables = f'## {title}\n\n' + header(records)
     for name, subjects in by_pass(records).items():
         contestants = list(next(iter(subjects.values())))
         ours = contestants[0]  # BACKENDS has the fastest first
@@ -283,17 +292,17 @@ def op_page(records: list[dict]) -> str:
             [subject, *(f'{times[contestant]:.3g}' for contestant in contestants)]
             for subject, times in subjects.items()
         ]
-        page += table([f'{name}, ms', *contestants], rows) + '\n'
+        tables += table([f'{name}, ms', *contestants], rows) + '\n'
         others = [contestant for contestant in contestants[1:] if contestant != 'reference']
         rows = [
             [subject, *(f'{times[contestant] / times[ours]:.1f}' for contestant in others)]
             for subject, times in subjects.items()
         ]
-        page += table([f'{name}, times `{ours}`', *others], rows) + '\n'
-    return page
+        tables += table([f'{name}, times `{ours}`', *others], rows) + '\n'
+    return tables
 
 
-def network_page(records: list[dict]) -> str:
+def network_tables(records: list[dict]) -> str:
     """Make the table of networks with SIFA and with an identity in its place."""
     head = ['', 'with SIFA, ms', 'with an identity in its place, ms', 'ratio']
     rows = []
@@ -302,7 +311,7 @@ def network_page(records: list[dict]) -> str:
             ratio = times['SIFA'] / times['identity']
             numbers = (f'{times["SIFA"]:.4g}', f'{times["identity"]:.4g}', f'{ratio:.3f}')
             rows.append([f'{Path(config).stem}, {name}', *numbers])
-    return '# Networks with inter-frame attention\n\n' + header(records) + table(head, rows) + '\n'
+    return '## Networks with the op and without\n\n' + header(records) + table(head, rows) + '\n'
 
 
 if __name__ == '__main__':

@@ -1,6 +1,5 @@
 """Annotation lists: good ones give MMAction2's samples, others an error that names the line."""
 
-import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from dev import benchmark_annotations
 from mmsifa.datasets import (
     AnnotationError,
     CheckedRawframeDataset,
@@ -424,26 +422,3 @@ def test_all_configs_read_their_lists_strictly(root):
             assert cfg[f'{split}_dataloader'].dataset.type.startswith('Checked'), (path, split)
             assert DATASETS.get(cfg[f'{split}_dataloader'].dataset.type)
         assert cfg.default_hooks.labels.type == 'CheckLabelsHook'
-
-
-# How long long lists take
-
-
-def test_measured_lists_are_what_their_names_say(tmp_path):
-    path = tmp_path / 'list.txt'
-    ends = []
-    for line in benchmark_annotations.CASES.values():
-        path.write_text(''.join(f'{line(i)}\n' for i in range(1000)))
-        measured = benchmark_annotations.read(path)
-        assert measured['peak_memory_mib'] >= measured['peak_memory_before_mib'] > 0
-        ends.append(measured['end'])
-    assert ends == ['1000 samples', '1000 wrong lines of 1000']
-
-
-def test_measured_file_is_of_ten_million_lines(root):
-    rows = map(json.loads, (root / 'docs/benchmarks/annotations.jsonl').read_text().splitlines())
-    ends = {row['case']: (row['lines'], row['end']) for row in rows}
-    assert ends == {
-        'good': (10**7, f'{10**7} samples'),
-        'every label is no number': (10**7, f'{10**7} wrong lines of {10**7}'),
-    }
