@@ -1,6 +1,7 @@
 """The command line: ``mmsifa COMMAND``, or ``python -m mmsifa COMMAND``."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -49,6 +50,16 @@ def make_parser() -> argparse.ArgumentParser:
         description='Use and check video recognizers with inter-frame attention.',
         epilog='mmsifa COMMAND --help shows the arguments of a command and an example.',
     )
+    with contextlib.suppress(ImportError):
+        import shtab
+
+        parser.add_argument(
+            '--completion',
+            metavar='SHELL',
+            choices=shtab.SUPPORTED_SHELLS,
+            action=shtab.completion_action(),
+            help='print a script by which bash, zsh, ... complete words',
+        )
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     for name, command in COMMANDS.items():
         description, _, example = (command.__doc__ or '').partition('\n\nExample:\n')

@@ -39,6 +39,21 @@ def test_each_help_has_an_example_that_can_be_typed(command, capsys, monkeypatch
         make_parser().parse_args(line[line.index('mmsifa') + 1 :])
 
 
+@pytest.mark.parametrize(
+    ('words', 'expected'), [(['pre'], 'predict'), (['export', '--with-p'], '--with-preprocess')]
+)
+def test_bash_completes_words(words, expected, run, tmp_path):
+    (tmp_path / 'completion').write_text(run('mmsifa', '--completion', 'bash').stdout)
+    script = """
+    source completion
+    COMP_WORDS=(mmsifa "$@") COMP_CWORD=$# COMP_LINE="mmsifa $*" COMP_POINT=${#COMP_LINE}
+    _shtab_mmsifa mmsifa "${@: -1}"
+    echo "${COMPREPLY[@]}"
+    """
+    done = run('bash', '-c', script, 'bash', *words, cwd=tmp_path)
+    assert done.stdout.split() == [expected]
+
+
 def test_a_word_that_is_no_command_is_named(capsys):
     with pytest.raises(SystemExit, match=r'^2$'):
         main(['predcit'])
