@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from slurm_cluster import missing_programs
 
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # lets the GPU kernels run on the CPU
-
-from missing import MISSING
 
 import mmsifa  # noqa: F401  (before anything imports MMAction2's models)
 
@@ -23,6 +23,33 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 ROOT = Path(__file__).parent
+
+
+def _missing_mmcv():
+    from mmsifa.ops import mmcv
+
+    return mmcv.unsupported_reason(torch.empty(0))
+
+
+def _missing_slurm():
+    programs = ', '.join(missing_programs())
+    return programs and f"{programs} not found: 'bash tools/setup_slurm.sh' installs Slurm"
+
+
+def _missing_browser():
+    programs = ', '.join(name for name in ('chromium', 'chromedriver') if not shutil.which(name))
+    return programs and f"{programs} not found: 'bash tools/setup_browser.sh' installs Chromium"
+
+
+# By marker, a function that returns what this machine lacks, and nothing where it lacks nothing.
+MISSING = {
+    'gpu': lambda: None if torch.cuda.is_available() else 'needs a CUDA GPU',
+    'no_gpu': lambda: 'about machines without a GPU' if torch.cuda.is_available() else None,
+    'full_mmcv': _missing_mmcv,
+    'slurm': _missing_slurm,
+    'browser': _missing_browser,
+    'triton': lambda: None if find_spec('triton') else "needs Triton: 'pip install triton'",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,8 +69,8 @@ def pytest_configure():
 def pytest_collection_modifyitems(items):
     """Put the slowest files first, since each runs in one process; mark by fixture and folder."""
     slowest = (
-        'test_quickstart', 'test_op_tools', 'test_load', 'test_scan', 'test_slurm', 'test_loops',
-        'test_study', 'test_docs', 'test_tutorial',
+        'test_first_steps', 'test_op_tools', 'test_load', 'test_scan', 'test_slurm', 'test_loops',
+        'test_study', 'test_docs',
     )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
     for item in items:

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from mmsifa.checkpoints.policy import STAND_INS
 from mmsifa.checkpoints.scan import NotAllowed, scan
-from mmsifa.checkpoints.stand_ins import STAND_INS
 
 
 class CheckpointError(ValueError):

@@ -5,9 +5,14 @@ from mmsifa.dependencies import require_mmaction2
 require_mmaction2('mmsifa.datasets')
 
 from .annotations import AnnotationError, annotation_lines, read_annotations
-from .checked import CheckedRawframeDataset, CheckedVideoDataset
+from .checked import (
+    CheckedRawframeDataset,
+    CheckedVideoDataset,
+    FaultTolerant,
+    FaultTolerantRawframeDataset,
+    FaultTolerantVideoDataset,
+)
 from .class_folders import ClassFolders, split_class_folders, write_lists
-from .fault_tolerant import FaultTolerant, FaultTolerantRawframeDataset, FaultTolerantVideoDataset
 from .scenes import Scene, draw_sprite, draw_texture
 from .transforms import ClipGaussianBlur, ClipGrayscale, ClipRandAugment
 

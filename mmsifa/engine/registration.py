@@ -35,5 +35,5 @@ def register_all_modules() -> None:
     patches.apply()  # before MMAction2's models are imported
 
     from mmsifa import datasets  # noqa: F401
-    from mmsifa.engine import fsdp, hooks, loops  # noqa: F401
+    from mmsifa.engine import hooks, loops, model_wrappers  # noqa: F401
     from mmsifa.models import heads, sifa_net, sifa_plugin, sifa_transformer  # noqa: F401

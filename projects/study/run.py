@@ -30,9 +30,8 @@ from mmsifa.commands.options import (
 )
 from mmsifa.fileio.atomic_write import write_atomically
 from study.costs import measure_costs
-from study.markdown_tables import overview
 from study.plan import CONFIGS, IMAGE, Study
-from study.results import read_results, summarize, write_report
+from study.results import overview, read_results, summarize, write_report
 from study.runs import is_finished, missing_runs, work_through
 
 START = '<!-- study: written by run.py -->'

@@ -25,10 +25,9 @@ import mmsifa
 from mmsifa.__main__ import main
 from mmsifa.apis import load_config
 from mmsifa.apis.export import Exporter, ExportError, check_config
-from mmsifa.apis.export.comparison import make_checks
+from mmsifa.apis.export.comparison import Sampler, make_checks
 from mmsifa.apis.export.formats import AOTInductor
 from mmsifa.apis.export.preprocess import Preprocess
-from mmsifa.apis.export.samples import Sampler
 from mmsifa.apis.export.scorer import Scorer, unsupported_reason
 from mmsifa.fileio.atomic_write import check_writable, write_atomically
 from mmsifa.fileio.video import UnreadableVideoError, VideoReader, VideoWriter

@@ -26,7 +26,7 @@ from mmsifa.apis.inspection.figure import (
     summary_figure,
     write_summary,
 )
-from mmsifa.apis.inspection.positions import choose_positions
+from mmsifa.apis.inspection.records import choose_positions
 from mmsifa.datasets.pipelines import one_view_pipeline
 from mmsifa.fileio.video import UnreadableVideoError, VideoWriter
 from mmsifa.models import SIFA, SIFANet, SIFAPlugin, SIFATransformer

@@ -21,8 +21,7 @@ from selenium.webdriver.common.keys import Keys
 
 from mmsifa.apis.inspection import Inspection, LayerAttention
 from mmsifa.apis.inspection.interactive_page import exponent_for_halves, to_halves, write_page
-from mmsifa.apis.inspection.positions import choose_positions
-from mmsifa.apis.inspection.records import to_pixels
+from mmsifa.apis.inspection.records import choose_positions, to_pixels
 
 FLAGS = (
     '--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync '

@@ -1,4 +1,4 @@
-"""Files that lie are refused before any of them is built."""
+"""A checkpoint is refused before it is built if it lies, or names what is not allowed."""
 
 import copy
 import json
@@ -10,6 +10,11 @@ import hostile_checkpoints as hostile
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmsifa.checkpoints import policy, scan
+from mmsifa.checkpoints.load import CheckpointError
+from mmsifa.checkpoints.policy import ALLOWED
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,3 +99,35 @@ def test_the_getattr_attack_works_where_getattr_is_allowed(tmp_path):
     assert not marker.exists()
     copy.deepcopy(content)
     assert marker.exists()
+
+
+def errors_of(paths):
+    errors = []
+    for path in paths:
+        try:
+            CheckpointLoader.load_checkpoint(str(path), 'cpu', None)
+        except CheckpointError as error:
+            errors.append(str(error))
+    return errors
+
+
+@pytest.mark.parametrize('name', sorted(ALLOWED))
+def test_no_name_is_allowed_in_vain(name, usual_files, monkeypatch):
+    monkeypatch.setattr(scan, 'ALLOWED', ALLOWED - {name})
+    errors = errors_of(usual_files)
+    assert errors
+    assert all(f'it asks for {name}, expected' in error for error in errors)
+
+
+@pytest.mark.parametrize('name', sorted(policy.STAND_INS))
+def test_torch_needs_every_stand_in(name, usual_files, monkeypatch):
+    monkeypatch.delitem(policy.STAND_INS, name)
+    errors = errors_of(usual_files)
+    assert errors
+    assert all(name.removeprefix('builtins.') in error for error in errors)
+
+
+def test_the_page_lists_what_is_allowed():
+    page = (ROOT / 'docs/checkpoints.md').read_text()
+    listed = re.findall(r'^\| `([\w.]+)` \|', page, re.MULTILINE)
+    assert sorted(listed) == sorted(ALLOWED)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
-from torchvision_resnet import torchvision_weights
+from small_networks import torchvision_weights
 
 from dev.kill_training import differences
 from mmsifa.engine.hooks import PreemptionHook

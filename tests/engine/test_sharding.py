@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.model import MMFullyShardedDataParallel
 from mmengine.runner import FlexibleRunner
 
-from mmsifa.engine.fsdp import wrap_blocks
+from mmsifa.engine.model_wrappers import wrap_blocks
 from mmsifa.engine.patches import processes
 
 CONFIGS = sorted((ROOT / 'configs/fsdp').glob('*.py'))

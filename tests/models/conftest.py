@@ -3,8 +3,7 @@
 import pytest
 import torch
 from mmaction.models.backbones.swin import SwinTransformer3D
-from small_networks import ARCH, randomized
-from torchvision_resnet import torchvision_weights
+from small_networks import ARCH, randomized, torchvision_weights
 
 
 @pytest.fixture(scope='session')

@@ -5,8 +5,7 @@ import re
 import pytest
 import torch
 from mmaction.models.backbones.swin import SwinTransformer3D
-from small_networks import ARCH, SMALL
-from torchvision_resnet import torchvision_weights
+from small_networks import ARCH, SMALL, torchvision_weights
 
 from mmsifa.models import SIFANet, SIFATransformer
 

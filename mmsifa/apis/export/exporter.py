@@ -16,11 +16,17 @@ from torch import Tensor
 from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmsifa.apis.export.comparison import Comparison, difference, is_telling, make_checks, measure
-from mmsifa.apis.export.formats import FORMATS
-from mmsifa.apis.export.metadata import describe
+from mmsifa.apis.export.comparison import (
+    Comparison,
+    Sample,
+    Sampler,
+    difference,
+    is_telling,
+    make_checks,
+    measure,
+)
+from mmsifa.apis.export.formats import FORMATS, describe
 from mmsifa.apis.export.preprocess import Preprocess
-from mmsifa.apis.export.samples import Sample, Sampler
 from mmsifa.apis.export.scorer import Scorer
 from mmsifa.datasets.pipelines import frame_size
 from mmsifa.fileio.atomic_write import write_atomically

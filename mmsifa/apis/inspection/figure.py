@@ -16,8 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from mmsifa.apis.inspection.positions import Position, choose_positions
-from mmsifa.apis.inspection.records import Array, Inspection, LayerAttention, to_pixels
+from mmsifa.apis.inspection.records import (
+    Array,
+    Inspection,
+    LayerAttention,
+    Position,
+    choose_positions,
+    to_pixels,
+)
 from mmsifa.fileio.atomic_write import write_atomically
 
 QUERY = '#ffe600'

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmsifa.apis.inspection.figure import weight_colours
-from mmsifa.apis.inspection.positions import choose_positions
-from mmsifa.apis.inspection.records import Inspection, LayerAttention
+from mmsifa.apis.inspection.records import Inspection, LayerAttention, choose_positions
 from mmsifa.fileio.atomic_write import write_atomically
 
 TEMPLATES = files('mmsifa.apis.inspection') / 'templates'

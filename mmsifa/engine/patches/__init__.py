@@ -7,9 +7,8 @@ checkpoints, since no release checks what a file claims.
 """
 
 from mmsifa.engine.patches import (
-    checkpoint_files,
-    config_bases,
     data,
+    files,
     imports,
     metrics,
     mixed_precision,
@@ -22,13 +21,13 @@ def apply():
     """Close every gap; the missing module first, since the others may import MMAction2's models."""
     imports.patch_missing_drn()
     imports.patch_multimodal_import()
-    checkpoint_files.patch_checkpoint_loading()
-    checkpoint_files.patch_config_in_checkpoint()
-    checkpoint_files.patch_local_writes()
+    files.patch_checkpoint_loading()
+    files.patch_config_in_checkpoint()
+    files.patch_local_writes()
     mixed_precision.patch_cpu_amp()
     mixed_precision.patch_bfloat16_scores()
     processes.patch_cpu_processes()
-    config_bases.patch_config_bases()
+    files.patch_config_bases()
     data.patch_loaders_without_workers()
     data.patch_hue_overflow()
     data.patch_segments()

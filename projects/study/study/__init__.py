@@ -7,12 +7,18 @@ import mmsifa  # noqa: F401  (patches MMAction2 before anything imports its mode
 from study.accuracy_by import AccuracyBy
 from study.cases import draw_cases, find_cases
 from study.costs import measure_costs
-from study.markdown_tables import overview, tables
 from study.networks import NETWORKS, TRUNKS, Network
 from study.offsets import fit_motion, measure_offsets, offset_errors, true_places, watch
 from study.order_tasks import PanningCrop, PlayOrder, PlaySpeed
 from study.plan import IMAGE, TASKS, VIDEO_TASKS, Run, Study
-from study.results import format_results, read_results, summarize, write_report
+from study.results import (
+    format_results,
+    overview,
+    read_results,
+    summarize,
+    tables,
+    write_report,
+)
 from study.runs import is_finished, missing_runs, train_and_test, work_through
 from study.synthetic import SyntheticClips, sample_scene
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from mmsifa.apis.inspection import LayerAttention
 from mmsifa.apis.inspection.figure import draw_samples, finest_layer, mark_query
-from mmsifa.apis.inspection.positions import Position
-from mmsifa.apis.inspection.records import to_pixels
+from mmsifa.apis.inspection.records import Position, to_pixels
 from study.charts import small_png
 from study.offsets import Places, Seen, compare_places
 

@@ -1,4 +1,4 @@
-"""The runs of a study, each in a process of its own, ``python -m study FOLDER``."""
+"""The runs of a study, each in a process of its own."""
 
 import json
 import os
@@ -24,6 +24,7 @@ from study.offsets import fit_motion, measure_offsets, watch
 from study.plan import Run, Study, digest
 from study.synthetic import SyntheticClips
 
+RUN = 'import sys, pathlib, study; study.train_and_test(pathlib.Path(sys.argv[1]))'
 PROJECT = str(Path(__file__).parents[1])  # where this package is found
 CURVE_POINTS = 48
 FIT_CLIPS, FIT_STREAM = 384, 2  # clips of neither the training nor the test
@@ -170,5 +171,5 @@ def _start(study: Study, run: Run, device: str) -> subprocess.Popen:
     if device == 'cpu':
         env['CUDA_VISIBLE_DEVICES'] = ''
     with (folder / 'log.txt').open('w') as log:
-        command = [sys.executable, '-m', 'study', str(folder)]
+        command = [sys.executable, '-c', RUN, str(folder)]
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
