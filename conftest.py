@@ -22,6 +22,11 @@ import mmsifa  # noqa: F401  (before anything imports MMAction2's models)
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+if find_spec('hypothesis'):  # which the tests of the op do without
+    from hypothesis import settings
+
+    settings.register_profile('long')  # of tests/fuzz: see tests/helpers/fuzzing.py
+
 ROOT = Path(__file__).parent
 
 

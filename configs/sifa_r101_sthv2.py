@@ -1,3 +1,3 @@
-_base_ = ['sifa_r50_sthv2.py', '_base_/models/resnet101.py']
+_base_ = ['sifa_r50_sthv2.py', '_base_/models/other_sizes.py']
 
 model = dict(backbone=_base_.resnet101)

@@ -1,3 +1,3 @@
-_base_ = ['sifa_swin_b_k400.py', '_base_/models/swin_small.py']
+_base_ = ['sifa_swin_b_k400.py', '_base_/models/other_sizes.py']
 
 model = _base_.swin_small

@@ -6,10 +6,16 @@ require_mmaction2('mmsifa.apis')
 
 from mmsifa.apis.prediction.class_names import class_names
 from mmsifa.apis.prediction.drawn_video import annotate_video
-from mmsifa.apis.prediction.scores import Prediction, VideoResult, find_videos, predict_videos
+from mmsifa.apis.prediction.scores import (
+    Prediction,
+    VideoResult,
+    Window,
+    find_videos,
+    predict_videos,
+    sliding_windows,
+)
 from mmsifa.apis.prediction.tables import ResultTable
 from mmsifa.apis.prediction.timeline import draw_timeline
-from mmsifa.apis.prediction.windows import Window, sliding_windows
 from mmsifa.apis.recognizer import change_config, default_device, load_config, load_recognizer
 from mmsifa.datasets.pipelines import video_pipeline
 

@@ -11,8 +11,8 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmsifa.checkpoints.fit import first_ten, kind_of, same_kind, state_dict_in, without_module
-from mmsifa.models.naming import torchvision_name
 from mmsifa.models.sifa_block import SIFA
+from mmsifa.models.weights_2d import torchvision_name
 
 # What the release saves and a network of ours does not hold.
 _NOT_USED = re.compile(

@@ -29,9 +29,8 @@ from mmsifa.commands.options import (
     torch_device,
 )
 from mmsifa.fileio.atomic_write import write_atomically
-from study.costs import measure_costs
 from study.plan import CONFIGS, IMAGE, Study
-from study.results import overview, read_results, summarize, write_report
+from study.results import measure_costs, overview, read_results, summarize, write_report
 from study.runs import is_finished, missing_runs, work_through
 
 START = '<!-- study: written by run.py -->'

@@ -27,8 +27,7 @@ from mmsifa.apis import load_config
 from mmsifa.apis.export import Exporter, ExportError, check_config
 from mmsifa.apis.export.comparison import Sampler, make_checks
 from mmsifa.apis.export.formats import AOTInductor
-from mmsifa.apis.export.preprocess import Preprocess
-from mmsifa.apis.export.scorer import Scorer, unsupported_reason
+from mmsifa.apis.export.scorer import Preprocess, Scorer, unsupported_reason
 from mmsifa.fileio.atomic_write import check_writable, write_atomically
 from mmsifa.fileio.video import UnreadableVideoError, VideoReader, VideoWriter
 from mmsifa.models import SIFA

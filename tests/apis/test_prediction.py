@@ -40,8 +40,8 @@ from mmsifa.apis import (
     video_pipeline,
 )
 from mmsifa.apis.prediction.drawn_video import annotate_video
+from mmsifa.apis.prediction.scores import video_samples
 from mmsifa.apis.prediction.timeline import best_runs, spans
-from mmsifa.apis.prediction.windows import video_samples
 from mmsifa.datasets.reading_process import ReadingProcess
 from mmsifa.fileio.video import VideoReader, VideoWriter
 

@@ -19,7 +19,7 @@ from mmsifa.datasets import (
     CheckedVideoDataset,
     read_annotations,
 )
-from mmsifa.engine.hooks.labels import datasets_of
+from mmsifa.engine.hooks.checks import datasets_of
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""How much random input a test gives."""
+"""How much random input the tests of ``tests/fuzz`` give, drawn by Hypothesis.
+
+``pytest tests/fuzz --hypothesis-profile=long`` gives a hundred times as much.
+"""
 
 from hypothesis import settings
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmsifa.models import SIFA, SIFAPlugin
-from mmsifa.models.naming import torchvision_name
+from mmsifa.models.weights_2d import torchvision_name
 
 CONVNEXT = dict(
     type='transformers.AutoBackbone.from_config',

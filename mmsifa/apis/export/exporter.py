@@ -26,8 +26,7 @@ from mmsifa.apis.export.comparison import (
     measure,
 )
 from mmsifa.apis.export.formats import FORMATS, describe
-from mmsifa.apis.export.preprocess import Preprocess
-from mmsifa.apis.export.scorer import Scorer
+from mmsifa.apis.export.scorer import Preprocess, Scorer
 from mmsifa.datasets.pipelines import frame_size
 from mmsifa.fileio.atomic_write import write_atomically
 

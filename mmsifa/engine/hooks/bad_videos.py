@@ -8,7 +8,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 
 from mmsifa.datasets import FaultTolerant
-from mmsifa.engine.hooks.labels import datasets_of
+from mmsifa.engine.hooks.checks import datasets_of
 from mmsifa.engine.model_wrappers import without_wrapper
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import escape_path, read_lines

@@ -1,9 +1,12 @@
-"""Draw the README's picture: the op on two frames of a camera that pans over a photograph.
+"""Draw the pages' pictures: ``python docs/make_pictures.py readme`` or ``method``.
 
-Run it as ``python docs/make_picture.py``. The photograph, of Grace Hopper (United States Navy,
-public domain), comes with Matplotlib.
+The README's has the op on two frames of a camera that pans over a photograph. It is of Grace Hopper
+(United States Navy, public domain) and comes with Matplotlib. Those of docs/method.md need the
+commands of docs/tutorial.md before, and Chromium.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,8 @@ from mmsifa.ops import inter_frame_attention_weights
 SIDE, STRIDE = 256, 16  # of a frame and of a feature, in pixels
 MOTION = (24, -56)  # of the picture from frame to frame, in pixels down and to the right
 ROW, COLUMN = 7, 10  # of the position that attends
-OUT = Path(__file__).parent / 'figures/op.png'
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / 'docs/figures'
 
 
 def features(frame: np.ndarray) -> torch.Tensor:
@@ -30,7 +34,7 @@ def features(frame: np.ndarray) -> torch.Tensor:
     return torch.nn.functional.normalize(blocks, dim=1)[None]
 
 
-def main() -> None:
+def draw_readme() -> None:
     """Compute the weights without and with offsets, and draw them."""
     with cbook.get_sample_data('grace_hopper.jpg') as file:
         photograph = np.asarray(Image.open(file))
@@ -69,10 +73,32 @@ def main() -> None:
         axis.add_patch(Rectangle(corner, STRIDE, STRIDE, fill=False, ec='#ffe600', lw=2, ls=style))
         axis.title.set_fontsize(10)
         axis.set(xticks=[], yticks=[])
-    figure.savefig(OUT, dpi=130, pil_kwargs=dict(optimize=True))
-    picture = Image.open(OUT).convert('RGB').quantize(256, Image.Quantize.FASTOCTREE)
-    picture.save(OUT, optimize=True)
+    figure.savefig(FIGURES / 'op.png', dpi=130)
+    make_small('op')
+
+
+def draw_method() -> None:
+    """Inspect a video of the tutorial, and take a picture of the page."""
+    out = ROOT / 'work_dirs/figures'
+    data, checkpoint = 'data/my_videos', 'work_dirs/mine/epoch_5.pth'
+    inspect = f'mmsifa inspect {data}/left/00000_left.mp4 --config my_config.py'
+    options = f'--checkpoint {checkpoint} --labels {data}/label_map.txt --out'
+    subprocess.run([*f'{inspect} {options}'.split(), out], cwd=ROOT, check=True)
+    (FIGURES / 'summary.png').write_bytes((out / 'summary.png').read_bytes())
+    browser = 'chromium --headless --no-sandbox --disable-gpu --hide-scrollbars'
+    picture = ['--window-size=1280,1000', f'--screenshot={FIGURES}/inspector.png']
+    subprocess.run([*browser.split(), *picture, f'{out.as_uri()}/index.html'], check=True)
+    make_small('summary')
+    make_small('inspector')
+
+
+def make_small(name: str) -> None:
+    """Give a picture 256 colours, and no more pixels than a page shows."""
+    path = FIGURES / f'{name}.png'
+    picture = Image.open(path).convert('RGB')
+    picture.thumbnail((1300, 1300), Image.Resampling.LANCZOS)
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 if __name__ == '__main__':
-    main()
+    {'readme': draw_readme, 'method': draw_method}[sys.argv[1]]()
