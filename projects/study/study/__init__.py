@@ -5,7 +5,7 @@ Importing it registers its data sets, transforms and metric with MMAction2.
 
 import mmsifa  # noqa: F401  (patches MMAction2 before anything imports its models)
 from study.accuracy_by import AccuracyBy
-from study.cases import draw_cases, find_cases
+from study.charts import draw_cases, find_cases
 from study.networks import NETWORKS, TRUNKS, Network
 from study.offsets import fit_motion, measure_offsets, offset_errors, true_places, watch
 from study.order_tasks import PanningCrop, PlayOrder, PlaySpeed
