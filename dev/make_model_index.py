@@ -79,7 +79,8 @@ def measure(config: Path) -> Model:
         The model.
 
     Raises:
-        ValueError: If the folder of the data, ``data/FOLDER/``, has no name in ``DATASETS``.
+        ValueError: If the folder of the data, ``data/FOLDER/``, has no name in ``DATASETS``, or
+            the backbone none in ``COLLECTIONS``.
     """
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
@@ -88,6 +89,10 @@ def measure(config: Path) -> Model:
     if folder not in DATASETS:
         raise ValueError(
             f'{config} trains on data/{folder}: give it a name in DATASETS of {__file__}'
+        )
+    if backbone.type not in COLLECTIONS:
+        raise ValueError(
+            f'{config} trains a {backbone.type}: give it a name in COLLECTIONS of {__file__}'
         )
     in_motion = folder == 'motion'  # whose clips stay as they were made
     clip = clip_of(cfg, side=MotionSettings.size if in_motion else None)

@@ -34,6 +34,8 @@ def register_all_modules() -> None:
 
     patches.apply()  # before MMAction2's models are imported
 
-    from mmsifa import datasets  # noqa: F401
+    from mmsifa import datasets, models  # noqa: F401
     from mmsifa.engine import hooks, loops, model_wrappers  # noqa: F401
-    from mmsifa.models import heads, sifa_net, sifa_plugin, sifa_transformer  # noqa: F401
+
+    for name in models.__all__:  # imports their modules, which register them
+        getattr(models, name)

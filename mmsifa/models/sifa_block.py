@@ -1,4 +1,7 @@
-"""The SIFA block: what moved, where to look, and the op; alone and behind a LayerNorm."""
+"""The SIFA block: what moved, where to look, and the op; alone and behind a LayerNorm.
+
+It needs PyTorch alone, so ``temporal_parts.py`` registers both with MMAction2.
+"""
 
 import copy
 from typing import Any

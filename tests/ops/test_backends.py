@@ -106,13 +106,10 @@ def all_pairs(cost, most, seed=0):
 
 
 SAMPLES = Case.samples.fget
-CASES = {
-    'cpu': all_pairs(SAMPLES, 30_000_000),
-    'triton': all_pairs(SAMPLES, 30_000_000)
-    if DEVICE == 'cuda'
-    else all_pairs(Case.interpreted_steps.fget, 60),
-    'mmcv': all_pairs(SAMPLES, 3_000_000),
-}
+CASES = dict.fromkeys(FUSED, all_pairs(SAMPLES, 30_000_000))
+CASES['mmcv'] = all_pairs(SAMPLES, 3_000_000)
+if DEVICE == 'cpu':
+    CASES['triton'] = all_pairs(Case.interpreted_steps.fget, 60)
 
 
 @lru_cache(maxsize=1)
