@@ -131,7 +131,8 @@ def metafile_entries(models: list[Model]) -> dict[str, str]:
         {'Name': name, 'README': '../README.md', 'Paper': dict(PAPER)}
         for name in COLLECTIONS.values()
     ]
-    collections[1]['Metadata'] = {"Paper's Top 1 Accuracy": PAPER_TOP_1}
+    transformer = list(COLLECTIONS).index('SIFATransformer')
+    collections[transformer]['Metadata'] = {"Paper's Top 1 Accuracy": PAPER_TOP_1}
     entries = {'Collections': to_yaml({'Collections': collections}) + '\nModels:\n'}
     for model in models:
         metadata = {
