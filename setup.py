@@ -33,6 +33,7 @@ class BuildWithMim(build_py):
 
 
 def say_what_is_missing(reason):
+    # pip shows this with -v or if it fails; the op's warning says the same when it first runs.
     print(
         f'mmsifa is installed without its fast CPU kernels: {reason}. To get them, install a C++ '
         'compiler and PyTorch and repeat with pip install --no-build-isolation.',
