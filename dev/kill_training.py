@@ -80,20 +80,15 @@ def start_from_weights(start: str, settings: list[str], file: Path) -> list[str]
     return options + [f'default_hooks.average.{key}={value}' for key, value in average.items()]
 
 
+TRAIN = [sys.executable, '-m', 'mmsifa', 'run', 'train', 'configs/sifa_tiny_motion.py']
+
+
 class Training:
     """A training in a process group of its own."""
 
     def __init__(self, work_dir: Path, settings: list[str]):
         self.work_dir = work_dir
-        command = [
-            sys.executable,
-            '-m',
-            'mmsifa',
-            'run',
-            'train',
-            'configs/sifa_tiny_motion.py',
-        ]
-        command += ['--resume', '--work-dir', str(work_dir), '--cfg-options', *settings]
+        command = [*TRAIN, '--resume', '--work-dir', str(work_dir), '--cfg-options', *settings]
         work_dir.mkdir(exist_ok=True)
         self.log = work_dir / 'output.txt'
         self.output = self.log.open('w')

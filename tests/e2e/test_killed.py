@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from dev.kill_training import small_training
+from dev.kill_training import TRAIN, small_training
 from mmsifa.fileio.atomic_write import (
     UNFINISHED,
     remove_unfinished,
@@ -110,15 +110,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(run, motion_data, tmp_path):
     """
     disk = tmp_path / 'disk'
     disk.mkdir()
-    train = [
-        sys.executable,
-        '-m',
-        'mmsifa',
-        'run',
-        'train',
-        'configs/sifa_tiny_motion.py',
-    ]
-    train += ['--work-dir', disk, '--cfg-options', *small_training(motion_data)]
+    train = [*TRAIN, '--work-dir', disk, '--cfg-options', *small_training(motion_data)]
     run('unshare', '--map-root-user', '--mount', 'sh', '-c', script, disk, *train)
     assert (tmp_path / 'code').read_text() == '1\n'
     log = (tmp_path / 'log').read_text()
