@@ -17,8 +17,9 @@ from mmengine.registry import init_default_scope
 from rich.progress import track
 
 from mmsifa.apis.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
-from mmsifa.apis.analysis.report_pages import around_markers, billions, millions, row
+from mmsifa.apis.analysis.report_pages import around_markers, billions, millions
 from mmsifa.commands.make_motion_dataset import MotionSettings
+from mmsifa.fileio.text_files import row
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {'SIFANet': 'SIFA-Net', 'SIFATransformer': 'SIFA-Transformer'}

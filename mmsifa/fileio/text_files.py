@@ -1,4 +1,4 @@
-"""Text files and file names of people, in whatever way their systems write them."""
+"""Text files and file names of people, in whatever way their systems write them; tables."""
 
 import codecs
 import io
@@ -110,6 +110,32 @@ def escape_path(path: str | os.PathLike) -> str:
     return _ESCAPED.sub(
         lambda found: ''.join(f'\\x{byte:02x}' for byte in _bytes(found[0])), os.fspath(path)
     )
+
+
+def row(cells: tuple[str, ...] | list[str]) -> str:
+    """Format a row of a Markdown table."""
+    return '| ' + ' | '.join(cells) + ' |\n'
+
+
+def table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
+    """Format a Markdown table.
+
+    Args:
+        head: Names of the columns.
+        rows: The cells.
+        words: How many columns, the first ones, are words; the others are numbers. Default: 1.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> print(table(['model', 'top-1'], [['SIFA', '0.9']]), end='')
+        | model | top-1 |
+        | --- | ---: |
+        | SIFA | 0.9 |
+    """
+    ruler = ['---'] * words + ['---:'] * (len(head) - words)
+    return ''.join(map(row, [head, ruler, *rows]))
 
 
 def _text(line: str) -> str | ValueError:

@@ -8,6 +8,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from mmsifa.apis.analysis.complexity import PARTS, by_part, total
 from mmsifa.apis.analysis.measurement import PASSES
+from mmsifa.fileio.text_files import table
 
 COLOURS = {
     'trunk': '#8da0b6',
@@ -60,32 +61,6 @@ def around_markers(text: str, name: str, start: str, end: str) -> tuple[str, str
     if text.count(start) != 1 or text.count(end) != 1:
         raise ValueError(f'{name} must have each marker once: {start} and {end}')
     return text.split(start)[0], text.split(end)[1]
-
-
-def row(cells: tuple[str, ...] | list[str]) -> str:
-    """Format a row of a Markdown table."""
-    return '| ' + ' | '.join(cells) + ' |\n'
-
-
-def table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
-    """Format a Markdown table.
-
-    Args:
-        head: Names of the columns.
-        rows: The cells.
-        words: How many columns, the first ones, are words; the others are numbers. Default: 1.
-
-    Returns:
-        The lines.
-
-    Example:
-        >>> print(table(['model', 'top-1'], [['SIFA', '0.9']]), end='')
-        | model | top-1 |
-        | --- | ---: |
-        | SIFA | 0.9 |
-    """
-    ruler = ['---'] * words + ['---:'] * (len(head) - words)
-    return ''.join(map(row, [head, ruler, *rows]))
 
 
 def markdown(report: dict) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 from mmsifa.apis.analysis import ReportSettings, make_report, total
-from mmsifa.apis.analysis.report_pages import millions, table
+from mmsifa.apis.analysis.report_pages import millions
 from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.fileio.text_files import table
 from study.charts import block_name, draw_accuracy, draw_costs, draw_learning, draw_offsets
 from study.networks import NETWORKS, TRUNKS
 from study.offsets import MEASURES
