@@ -1,7 +1,8 @@
 """Time inter-frame attention, or a network with and without it, side by side in one run.
 
 Writes OUT.jsonl, one line per measurement, and OUT.md, the tables made from it. With --append,
-OUT.jsonl keeps the runs that it has, and OUT.md shows all of them.
+OUT.jsonl keeps the runs that it has, and OUT.md shows all of them. The command needs MMAction2; to
+measure the op needs PyTorch alone, for dev/gpu_check.py.
 """
 
 import argparse
@@ -14,20 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmaction.registry import MODELS
-from mmaction.structures import ActionDataSample
-from mmengine.config import Config
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import init_default_scope
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from mmsifa import __version__
-from mmsifa.apis.analysis import clip_of, processor_name
-from mmsifa.apis.analysis.report_pages import table
+from mmsifa.fileio.text_files import table
 from mmsifa.models import SIFA
 from mmsifa.ops import BACKENDS, exportable, inter_frame_attention
 from mmsifa.ops.arguments import AttentionOptions
@@ -37,6 +30,7 @@ SHAPES = {
     f'{network}, {4 * frames} frames, {size} x {size}': (frames, channels, size)
     for network, frames, stages in (
         ('SIFA-Net', 4, ((128, 28), (256, 14), (512, 7))),
+        ('SIFA-Net', 8, ((128, 28), (256, 14), (512, 7))),
         ('SIFA-Net', 16, ((128, 28), (256, 14), (512, 7))),
         ('Swin-B', 16, ((128, 56), (256, 28), (512, 14), (1024, 7))),
     )
@@ -81,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> Iterator[dict]:
     """Measure what the command line asks for; the first record describes the machine."""
+    from rich.progress import track
+
     torch.set_num_threads(args.threads)
     yield machine(args)
     if args.network:
@@ -94,6 +90,8 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
 
 def machine(args: argparse.Namespace) -> dict:
     """Describe where and how the run is made."""
+    from mmsifa.apis.analysis import processor_name
+
     return {
         'device': torch.cuda.get_device_name() if args.device == 'cuda' else processor_name(),
         'vectors': torch.backends.cpu.get_cpu_capability(),
@@ -113,17 +111,16 @@ def measure(
     args: argparse.Namespace,
 ) -> Iterator[dict]:
     """Time the contestants of every pass in turns, so that all see the same machine."""
+    clock, pause = (gpu_milliseconds, 1.0) if args.device == 'cuda' else (cpu_milliseconds, 0.0)
     for name, contestants in contest(subject, args):
-        timers, numbers = {}, {}
+        numbers = {}
         for contestant, run in contestants.items():
-            timer = Timer('run()', globals={'run': run}, num_threads=args.threads)
-            timer.timeit(1)  # compiles, fills caches
-            numbers[contestant] = max(1, round(args.seconds / timer.timeit(1).mean))
-            timers[contestant] = timer
-        times: dict[str, list[float]] = {contestant: [] for contestant in timers}
+            clock(run, 1)  # compiles, fills caches
+            numbers[contestant] = max(1, round(1e3 * args.seconds / (clock(run, 1) + pause)))
+        times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
         for _ in range(args.rounds):
-            for contestant, timer in timers.items():
-                times[contestant].append(1e3 * timer.timeit(numbers[contestant]).mean)
+            for contestant, run in contestants.items():
+                times[contestant].append(clock(run, numbers[contestant]))
         for contestant, rounds in times.items():
             yield {
                 'subject': subject,
@@ -132,6 +129,30 @@ def measure(
                 'ms': round(statistics.median(rounds), 4),
                 'ms_of_rounds': [round(ms, 4) for ms in rounds],
             }
+
+
+def cpu_milliseconds(run: Callable[[], object], number: int) -> float:
+    """Return the mean time of so many calls one after the other."""
+    timer = Timer('run()', globals={'run': run}, num_threads=torch.get_num_threads())
+    return 1e3 * timer.timeit(number).mean
+
+
+def gpu_milliseconds(run: Callable[[], object], number: int) -> float:
+    """Return the mean time that a call takes on the GPU.
+
+    Each finds other data in the L2 cache. Before it the GPU pauses, so that the CPU has launched
+    the kernels of a call of the op when they begin.
+    """
+    other = torch.empty(2**28, dtype=torch.int8, device='cuda')
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(number)]
+    for start, end in events:
+        other.zero_()
+        torch.cuda._sleep(1_000_000)  # cycles, half a millisecond or so
+        start.record()
+        run()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.mean(start.elapsed_time(end) for start, end in events)
 
 
 def time_op(
@@ -204,6 +225,15 @@ def time_network(
     config: str, args: argparse.Namespace
 ) -> Iterable[tuple[str, dict[str, Callable[[], object]]]]:
     """Yield forward pass and training step of a config's recognizer with and without SIFA."""
+    import numpy as np
+    from mmaction.registry import MODELS
+    from mmaction.structures import ActionDataSample
+    from mmengine.config import Config
+    from mmengine.optim import AmpOptimWrapper, OptimWrapper
+    from mmengine.registry import init_default_scope
+
+    from mmsifa.apis.analysis import clip_of
+
     init_default_scope('mmaction')
     cfg = Config.fromfile(config)
     with_sifa = MODELS.build({**cfg.model, 'train_cfg': None, 'test_cfg': None})
