@@ -10,6 +10,7 @@ heads, and a warp the neighbours, so a sum over channels seldom leaves its warp.
 from __future__ import annotations  # tl.constexpr is unknown without Triton
 
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +33,26 @@ AUTOMATIC_ON = ('cuda',)
 
 _MAX_CHANNELS = 8192
 _MAX_INT32 = 2**31 - 1
-_ELEMENTS = 2048  # of a tile, if that is a position or more
+
+
+class Tile(NamedTuple):
+    """What may be chosen of a tile.
+
+    Attributes:
+        positions: How many positions it has, a power of two.
+        band: Over how many rows of the frame they spread.
+        num_warps: Warps that compute it, a power of two.
+    """
+
+    positions: int
+    band: int
+    num_warps: int
+
+
+#: The fastest tiles where they were measured, by pass, channels of a position (padded to a power of
+#: two) and bytes of a channel; :func:`rule` chooses all others. It is empty: no GPU has run the
+#: kernels yet. ``dev/gpu_check.py`` times many tiles on one; here belongs the name of its file.
+TILES: dict[tuple[str, int, int], Tile] = {}
 
 
 def unsupported_reason(query: Tensor) -> str | None:
@@ -112,29 +132,38 @@ def _atomics_width(device: torch.device) -> int:
     return 1 if old else 4
 
 
-def _tile(channels: int, num_heads: int, vector: int) -> dict[str, int]:
-    """Choose a tile: its axes, over how many rows of the frame it spreads, and its warps."""
-    heads, width = triton.next_power_of_2(num_heads), triton.next_power_of_2(channels // num_heads)
-    num_warps = min(max(heads * width // 512, 4), 16)
-    positions = min(max(_ELEMENTS // (heads * width), 1), 32 * num_warps)
-    threads = max(32 * num_warps // positions, 8)  # side by side in the channels of a position
+def rule(channels: int) -> Tile:
+    """Choose a tile of 2048 channels in all, or of one position, without a measurement."""
+    num_warps = min(max(channels // 512, 4), 16)
+    positions = min(max(2048 // channels, 1), 32 * num_warps)
+    return Tile(positions, 1 if positions < 4 else 2 if positions < 16 else 4, num_warps)
+
+
+def _axes(tile: Tile, heads: int, width: int, vector: int) -> dict[str, int]:
+    """Lay a tile's heads, each so many channels wide, and its positions out over its threads."""
+    threads = max(32 * tile.num_warps // tile.positions, 8)  # side by side in a position's channels
     neighbours = min(width, max(threads * vector, 16))
-    band = 1 if positions < 4 else 2 if positions < 16 else 4
-    axes = dict(GP=heads, B=width // neighbours, L=neighbours, P=positions)
-    return dict(axes, BAND=band, num_warps=num_warps)
+    axes = dict(GP=heads, B=width // neighbours, L=neighbours, P=tile.positions)
+    return dict(axes, BAND=tile.band, num_warps=tile.num_warps)
 
 
 def _launch_tiles(kernel, inputs, outputs, options, vector, **constants) -> None:
     n, t, c, h, w = inputs[0].shape
     kernel_size, dilation, num_heads, scale, softmax = options
-    tile = _tile(c, num_heads, vector)
-    tiles = -(-h * w // tile['P'])
+    heads, width = triton.next_power_of_2(num_heads), triton.next_power_of_2(c // num_heads)
+    key = (
+        'forward' if kernel is _forward_kernel else 'backward',
+        heads * width,
+        inputs[0].element_size(),
+    )
+    axes = _axes(TILES.get(key) or rule(heads * width), heads, width, vector)
+    tiles = -(-h * w // axes['P'])
     ends = (
         sum((size - 1) * stride for size, stride in zip(x.shape[2:], x.stride()[2:], strict=True))
         for x in (*inputs, *outputs[:3])
     )
     shared = dict(K=kernel_size, DILATION=dilation, G=num_heads, D=c // num_heads)
-    constants |= dict(shared, SOFTMAX=softmax, WIDE=max(ends) > _MAX_INT32, **tile)
+    constants |= dict(shared, SOFTMAX=softmax, WIDE=max(ends) > _MAX_INT32, **axes)
     strides = (stride for x in inputs for stride in x.stride())
     numbers = (*strides, t, h, w, tiles, scale)
     _launch(kernel, n * t * tiles, (*inputs, *outputs), numbers, constants)

@@ -265,6 +265,16 @@ def test_frames_past_32_bits_get_64_bit_indices(launches):
     assert [constants['WIDE'] for _, constants in launches] == [False, True]
 
 
+@pytest.mark.triton
+def test_a_measured_tile_takes_the_place_of_the_rule(launches, monkeypatch):
+    d_out, *inputs = *_inputs(c=100), PLAIN
+    monkeypatch.setitem(triton_op.TILES, ('forward', 128, 4), triton_op.Tile(8, 1, 2))
+    triton_op.forward(*inputs)
+    triton_op.backward(d_out, *inputs)
+    chosen = [(c['P'], c['BAND'], c['num_warps']) for _, c in launches]
+    assert chosen == [(8, 1, 2), triton_op.rule(128)]
+
+
 @pytest.mark.parametrize('shape', [(0, 2, 3, 4, 4), (2, 0, 3, 4, 4), (1, 1, 0, 4, 4)])
 def test_empty_inputs_launch_nothing(launches, shape):
     x = torch.ones(shape)
