@@ -6,12 +6,12 @@ registers backbones, heads, data sets, transforms and hooks (:mod:`mmsifa.engine
 """
 
 import sys
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from mmsifa.dependencies import missing_packages, require_mmaction2
-from mmsifa.version import __version__
+from mmsifa.installation import __version__, require_mmaction2
 
 __all__ = ['__version__', 'datasets', 'models', 'ops', 'require_mmaction2']
 
@@ -28,7 +28,12 @@ def register() -> None:
         from mmsifa.engine import registration
 
         registration.register_op()
-        if not missing_packages():
+        try:
+            require_mmaction2('to register with MMAction2 mmsifa')
+        except ImportError as error:
+            if find_spec('mmaction') is not None:
+                warnings.warn(str(error), stacklevel=2)
+        else:
             registration.register_all_modules()
 
 

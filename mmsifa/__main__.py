@@ -18,7 +18,7 @@ from mmsifa.commands import (
     run_tool,
 )
 from mmsifa.commands.options import exit_code, print_any_text
-from mmsifa.dependencies import require_mmaction2
+from mmsifa.installation import require_mmaction2
 
 COMMANDS = {
     'predict': predict,

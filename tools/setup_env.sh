@@ -54,7 +54,7 @@ if ! cat "$stamp"* 2>/dev/null | grep -qxF "$state"; then
     has cv2 || others+=(opencv-python-headless)
     [ "$extra" != tests ] || [ "$(uname -s)" != Linux ] || has triton || others+=(triton)
     install "${others[@]}"
-    install --no-build-isolation --editable "$root[runtime,mim${extra:+,$extra}]"
+    install --no-build-isolation --editable "$root[mmaction2,mim${extra:+,$extra}]"
     install --no-deps "${alone[@]}" # last, or pip complains of what they miss
     echo "$state" >"$stamp"
 fi

@@ -1,6 +1,6 @@
 """Trained recognizers in use: what the tools call, and what scripts can."""
 
-from mmsifa.dependencies import require_mmaction2
+from mmsifa.installation import require_mmaction2
 
 require_mmaction2('mmsifa.apis')
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mmsifa.fileio.atomic_write import check_writable
 from mmsifa.fileio.config_files import config_folder
-from mmsifa.version import __version__
+from mmsifa.installation import __version__
 
 if TYPE_CHECKING:
     import torch

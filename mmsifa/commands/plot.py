@@ -8,6 +8,7 @@ Example:
 
 import argparse
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 METRIC = 'acc/top1'
@@ -87,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Draw the curve of the run that the arguments name."""
+    if find_spec('matplotlib') is None:
+        parser.exit(1, f'{parser.prog}: this command needs Matplotlib: pip install matplotlib\n')
     out = args.out or args.work_dir / 'learning_curve.png'
     try:
         scalars = read_scalars(args.work_dir)

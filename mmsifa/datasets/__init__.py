@@ -1,6 +1,6 @@
 """Data: checked data sets, drawn scenes and clip augmentations, in MMAction2's registries."""
 
-from mmsifa.dependencies import require_mmaction2
+from mmsifa.installation import require_mmaction2
 
 require_mmaction2('mmsifa.datasets')
 

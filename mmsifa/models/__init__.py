@@ -6,7 +6,7 @@ What needs MMAction2 is registered with ``mmaction.registry.MODELS`` where that 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mmsifa.dependencies import require_mmaction2
+from mmsifa.installation import require_mmaction2
 from mmsifa.models.clip_network import ClipNetwork, add_sifa
 from mmsifa.models.sifa_block import SIFA, SIFAWithLayerNorm
 

@@ -56,6 +56,11 @@ def test_wheel_carries_configs_tools_and_model_index(wheel, root, run):
     expected = {n for n in tracked if n.startswith(('configs/', 'tools/')) and (root / n).exists()}
     assert len(expected) > 15
     assert {f'mmsifa/.mim/{name}' for name in (*expected, 'model-index.yml')} <= names
+    (metadata,) = (name for name in names if name.endswith('.dist-info/METADATA'))
+    requires = re.findall(
+        '^Requires-Dist: (.*)', zipfile.ZipFile(wheel).read(metadata).decode(), re.M
+    )
+    assert [name for name in requires if 'extra ==' not in name] == ['torch>=2.6']
     kinds = ('.py', '.typed', '.txt', '.html', '.css', '.js')
     package = [n for n in tracked if n.startswith('mmsifa/') and n.endswith(kinds)]
     assert {n for n in package if (root / n).exists()} <= names
@@ -118,12 +123,24 @@ def test_every_name_that_a_wrong_base_could_have_meant_is_listed(root, run, proj
 def test_a_missing_package_is_named_with_the_way_to_get_it(run, root):
     hide = "import sys; sys.modules['mmcv'] = None; from mmsifa.models import SIFANet"
     done = run('python', '-c', hide, check=False)
-    assert (
-        'mmsifa.models.SIFANet needs MMEngine, MMCV and MMAction2, but mmcv is not' in done.stdout
-    )
+    needs = 'mmsifa.models.SIFANet needs MMEngine, MMCV, MMAction2 and mmsifa[mmaction2], but '
+    assert f'{needs}mmcv is not installed' in done.stdout
     advice = done.stdout.split('pip install --no-deps ')[1].split(' && ')[0].split()
     assert len(advice) == 3
     assert set(advice) <= set((root / 'constraints.txt').read_text().split())
+
+
+def test_beside_mmaction2_without_the_extra_the_op_works_and_the_extra_is_named(run):
+    code = (
+        "import sys; sys.modules['av'] = None; from mmsifa.ops import inter_frame_attention; "
+        'from mmsifa.models import SIFANet'
+    )
+    done = run('python', '-c', code, check=False)
+    missing = 'and mmsifa[mmaction2], but av is not installed: '
+    first, *_, last = [line for line in done.stdout.splitlines() if missing in line]
+    assert 'UserWarning: to register with MMAction2 mmsifa needs' in first
+    assert last.startswith('ImportError: mmsifa.models.SIFANet needs')
+    assert last.endswith("or by hand pip install 'mmsifa[mmaction2]'")
 
 
 def test_the_command_is_there_where_nothing_else_is_installed(wheel, run, tmp_path):
@@ -136,8 +153,10 @@ def test_the_command_is_there_where_nothing_else_is_installed(wheel, run, tmp_pa
     network = ['--config', 'r50', '--checkpoint', 'r50.pth', '--cfg-options', 'a=1']
     done = run(venv / 'bin/mmsifa', 'predict', 'a.mp4', *network, cwd=tmp_path, env={}, check=False)
     assert done.returncode == 1
-    assert done.stdout.startswith('mmsifa predict: this command needs MMEngine, MMCV and MMAction2')
+    assert done.stdout.startswith('mmsifa predict: this command needs MMEngine, MMCV, MMAction2')
     assert done.stdout.count('\n') == 1
+    done = run(venv / 'bin/mmsifa', 'plot', tmp_path, cwd=tmp_path, env={}, check=False)
+    assert done.stdout == 'mmsifa plot: this command needs Matplotlib: pip install matplotlib\n'
 
 
 def test_wheel_has_the_compiled_kernels(wheel, installed, run, tmp_path):
@@ -196,11 +215,12 @@ def alone(tmp_path, root):
 
 def test_the_page_trains_a_step(alone, run, root, tmp_path):
     page = (root / 'docs/own_model.md').read_text()
+    without_numpy = 'import sys; sys.modules["numpy"] = None\n'  # about which PyTorch warns
     first, second = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
     assert len([line for line in first.splitlines() if line.strip()]) <= 20
-    done = run('python', '-W', 'ignore', '-c', first, env=alone, cwd=tmp_path)
+    done = run('python', '-W', 'ignore', '-c', without_numpy + first, env=alone, cwd=tmp_path)
     assert re.fullmatch(r'loss \d\.\d{3}\n', done.stdout)
-    run('python', '-W', 'ignore', '-c', second, env=alone, cwd=tmp_path)
+    run('python', '-W', 'ignore', '-c', without_numpy + second, env=alone, cwd=tmp_path)
 
 
 def test_what_needs_mmaction2_says_so_in_a_sentence(alone, run, tmp_path):
@@ -214,7 +234,8 @@ def test_what_needs_mmaction2_says_so_in_a_sentence(alone, run, tmp_path):
         assert done.returncode
         *_, said = done.stdout.splitlines()
         assert said.startswith('ImportError: mmsifa.')
-        assert 'needs MMEngine, MMCV and MMAction2, but mmengine, mmcv, mmaction is not' in said
+        needs = 'needs MMEngine, MMCV, MMAction2 and mmsifa[mmaction2], but mmengine, mmcv, '
+        assert f'{needs}mmaction, av is not installed' in said
         assert 'pip install --no-deps mmengine' in said
     assert 'no attribute' in run(
         'python', '-c', 'import mmsifa; mmsifa.modls', env=alone, cwd=tmp_path, check=False

@@ -20,7 +20,7 @@ from mmsifa.apis.analysis.measurement import (
     prepare,
     run,
 )
-from mmsifa.version import __version__
+from mmsifa.installation import __version__
 
 
 @dataclass(frozen=True)

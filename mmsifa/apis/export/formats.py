@@ -17,8 +17,8 @@ from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmsifa.datasets.pipelines import sampling_of, video_pipeline
+from mmsifa.installation import __version__
 from mmsifa.ops.exportable import DECOMPOSITIONS
-from mmsifa.version import __version__
 
 OUTPUT = 'scores'
 _MAX_PROTOBUF = 2**31

@@ -17,8 +17,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner, ValLoop
 
 from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.installation import __version__
 from mmsifa.models import SIFA
-from mmsifa.version import __version__
 from study.charts import draw_cases, find_cases
 from study.offsets import fit_motion, measure_offsets, watch
 from study.plan import Run, Study, digest
