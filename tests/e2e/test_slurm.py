@@ -94,6 +94,7 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
     size = '--nodes 2 --gres gpu:1 --ntasks-per-node 1 --cpus-per-task 2 --output job.log'
     # A data loader's worker gets the signal, too; the update of the second iteration is waited for
     options = ['train_dataloader.num_workers=1', 'default_hooks.signal.type=SignalJob']
+    options.append('default_hooks.preemption.interval=1')
     more = ('--cfg-options', *options, 'default_hooks.signal.iters=1')
     replaced = {'NAME': 'ci', '--nodes 2': size}
     work, done = train('requeued', 'longer than a job', replaced, *more)

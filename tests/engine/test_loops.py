@@ -3,9 +3,11 @@
 import json
 import re
 import signal
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -412,6 +414,35 @@ def test_samples_without_a_name_are_said_to_be_unknown(build):
 def test_preemption_needs_known_signals():
     with pytest.raises(ValueError, match=r"signals among .*SIGUSR1.*, got \['USR1'\]"):
         PreemptionHook(['USR1'])
+    with pytest.raises(ValueError, match='interval must be a positive integer, got 0'):
+        PreemptionHook(interval=0)
+
+
+@pytest.mark.parametrize(
+    ('epoch', 'accumulated', 'expected'),
+    [(100, 1, [10, 20, 30]), (15, 1, [10, 15, 25]), (100, 4, [12, 24])],
+    ids=['long', 'ends', 'accumulates'],
+)
+def test_processes_ask_each_other_every_tenth_iteration(monkeypatch, epoch, accumulated, expected):
+    """Another process gets the signal in iteration 22: this one ends when it next asks."""
+    asked = []
+
+    def all_reduce(received, op):
+        asked.append(iteration)
+        received.fill_(iteration >= 22)
+
+    monkeypatch.setattr('mmsifa.engine.hooks.preemption.get_world_size', lambda: 2)
+    monkeypatch.setattr('mmsifa.engine.hooks.preemption.all_reduce', all_reduce)
+    hook = PreemptionHook()
+    hook.saver = mock.Mock()
+    for iteration in range(1, expected[-1] + 1):
+        runner = mock.Mock(iter=iteration - 1, train_dataloader=range(epoch))
+        runner.optim_wrapper.should_update.return_value = iteration % accumulated == 0
+        ends = pytest.raises(SystemExit) if iteration == expected[-1] else nullcontext()
+        with ends:
+            hook.after_train_iter(runner, (iteration - 1) % epoch)
+    assert asked == expected
+    hook.saver.save_interrupted.assert_called_once_with(runner)
 
 
 def test_preemption_is_idle_without_a_hook_to_save_by(build):

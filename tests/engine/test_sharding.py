@@ -83,7 +83,8 @@ def test_checkpoint_fits_the_network_without_fsdp(place, trained):
 
 def test_run_stopped_in_an_epoch_ends_as_if_it_had_not_been(place, trained, train):
     kill = [f'default_hooks.kill.{x}' for x in ('type=KillRank', 'rank=1', 'iters=3')]
-    stop = ('--cfg-options', *kill, 'default_hooks.kill.number=SIGUSR1')
+    kill += ['default_hooks.kill.number=SIGUSR1', 'default_hooks.preemption.interval=1']
+    stop = ('--cfg-options', *kill)
     work = place / 'stopped'
     done = train(work, *stop, check=False)
     assert done.returncode == 1  # torchrun's

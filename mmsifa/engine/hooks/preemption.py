@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from mmaction.registry import HOOKS
-from mmengine.dist import all_reduce, barrier
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
 from mmsifa.engine.hooks.atomic_checkpoint import AtomicCheckpointHook
+from mmsifa.ops.arguments import check_integers
 
 EXIT_CODE = 75  # EX_TEMPFAIL: try again
 
@@ -23,15 +24,17 @@ class PreemptionHook(Hook):
     iteration is finished, and with accumulated gradients the update; then the checkpoint is saved
     and every process ends with exit code 75. The next start with ``--resume`` goes on from there,
     with :class:`~mmsifa.engine.loops.ResumableTrainLoop` in the middle of the epoch. It is enough
-    that one of several processes gets the signal. One that a launcher held back while Python
-    started (``env --block-signal=USR1``) is taken when the run begins.
+    that one of several processes gets the signal: they ask each other every tenth iteration and at
+    the end of an epoch, since all wait for the answer. A signal that a launcher held back while
+    Python started (``env --block-signal=USR1``) is taken when the run begins.
 
     Args:
         signals: Names of the signals. Default: SIGUSR1 alone, since SIGTERM is also what launchers
             send to end the other processes when one has failed. None of them: the hook is idle.
+        interval: Iterations after which several processes ask each other. Defaults to 10.
 
     Raises:
-        ValueError: If a signal is not known here.
+        ValueError: If a signal is not known here, or the interval is no positive integer.
 
     Example:
         In a config::
@@ -43,12 +46,15 @@ class PreemptionHook(Hook):
 
     priority = 'LOWEST'  # after the schedules' step
 
-    def __init__(self, signals: Sequence[str] = ('SIGUSR1',)):
+    def __init__(self, signals: Sequence[str] = ('SIGUSR1',), interval: int = 10):
+        check_integers(interval=interval)
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown:
             known = ', '.join(signal.Signals.__members__)
             raise ValueError(f'PreemptionHook expects signals among {known}, got {unknown}')
         self.signals = [signal.Signals[name] for name in signals]
+        self.interval = interval
+        self.iterations = 0  # since the processes asked each other
         self.received = False
         self.saver: AtomicCheckpointHook | None = None  # while signals are caught
 
@@ -95,11 +101,10 @@ class PreemptionHook(Hook):
             data_batch: The batch.
             outputs: The losses.
         """
+        self.iterations += 1
         if self.saver is None or not runner.optim_wrapper.should_update():
             return
-        received = torch.tensor(int(self.received))
-        all_reduce(received, 'max')
-        if not received:
+        if not self._received_anywhere(self.end_of_epoch(runner.train_dataloader, batch_idx)):
             return
         path = self.saver.save_interrupted(runner)
         barrier()  # nobody ends, and takes the others along, before the file is there
@@ -108,6 +113,17 @@ class PreemptionHook(Hook):
             'command with --resume goes on from there'
         )
         raise SystemExit(EXIT_CODE)
+
+    def _received_anywhere(self, last_of_epoch: bool) -> bool:
+        """Ask the other processes, if it is time to, whether one has got the signal."""
+        if get_world_size() == 1:
+            return self.received
+        if self.iterations < self.interval and not last_of_epoch:
+            return False
+        self.iterations = 0
+        received = torch.tensor(int(self.received))
+        all_reduce(received, 'max')
+        return bool(received)
 
     def _receive(self, number, frame):
         self.received = True
