@@ -87,30 +87,34 @@ def backward(
     """Compute the gradients of query, value and offset."""
     query, value, d_out = _channels_last(query), _channels_last(value), _channels_last(d_out)
     d_query, d_offset = _new_channels_last(query), _new_channels_last(offset)
-    d_value = _new_channels_last(value, torch.float32).zero_()
+    in_order = torch.are_deterministic_algorithms_enabled()
+    d_value = _new_channels_last(value, value.dtype if in_order else torch.float32).zero_()
     if not query.numel():
         return d_query, d_value.to(value.dtype), d_offset.zero_()
 
-    in_order = torch.are_deterministic_algorithms_enabled()
     n, t, c, h, w = query.shape
     kernel_size, dilation, num_heads = options[:3]
-    # Per tap and head: weight and its gradient times scale, for a second kernel to add in order.
-    shape = (n * t, h * w, kernel_size**2, 2, num_heads) if in_order else (1,)
-    taps = torch.empty(shape, dtype=torch.float32, device=query.device)
+    # For a second kernel: of every tap weight and gradient times scale, by head, and the cell.
+    shape = (n * t, h * w * kernel_size**2) if in_order else (1, 1)
+    taps = query.new_empty((*shape, 2 * num_heads), dtype=torch.float32)
+    cells = query.new_empty(shape, dtype=torch.int32)
 
-    inputs, outputs = (query, value, offset, d_out), (d_query, d_value, d_offset, taps)
+    inputs, outputs = (query, value, offset, d_out), (d_query, d_value, d_offset, taps, cells)
     vector = 16 // query.element_size() if in_order else _atomics_width(query.device)
     constants = dict(ATOMICS=not in_order, VECTOR=vector)
     _launch_tiles(_backward_kernel, inputs, outputs, options, vector, **constants)
     if in_order:
-        block = min(triton.next_power_of_2(c), 32)
+        cells, order = cells.sort(stable=True)
+        places = torch.arange((h + 1) * (w + 1) + 1, dtype=torch.int32, device=query.device)
+        starts = torch.searchsorted(cells, places.repeat(n * t, 1))
+        block = min(triton.next_power_of_2(c), 256)
         blocks = -(-c // block)
-        tensors = (query, offset, d_out, d_value, taps)
+        tensors = (query, offset, d_out, d_value, taps, order, starts)
         strides = (stride for x in tensors[:3] for stride in x.stride())
-        constants = dict(
-            K=kernel_size, DILATION=dilation, C=c, G=num_heads, BLOCK=block, num_warps=1
-        )
-        _launch(_scatter_kernel, n * t * blocks, tensors, (*strides, t, h, w, blocks), constants)
+        constants = dict(K=kernel_size, DILATION=dilation, C=c, G=num_heads, BLOCK=block)
+        constants |= dict(ENTRIES=8, num_warps=4)
+        programs = n * t * h * w * blocks
+        _launch(_collect_kernel, programs, tensors, (*strides, t, h, w, blocks), constants)
     return d_query, d_value.to(value.dtype), d_offset
 
 
@@ -337,7 +341,7 @@ def _forward_kernel(
 
 @_jit
 def _backward_kernel(
-    query, value, offset, d_out, d_query, d_value, d_offset, taps,
+    query, value, offset, d_out, d_query, d_value, d_offset, taps, cells,
     q_n, q_t, q_c, q_y, q_x, v_n, v_t, v_c, v_y, v_x, o_n, o_t, o_c, o_y, o_x,
     g_n, g_t, g_c, g_y, g_x,
     clip_len, height, width, tiles, scale,
@@ -360,6 +364,7 @@ def _backward_kernel(
     d_value += first * (G * D) + channel
     d_offset += first * (2 * K * K) + position * (2 * K * K)
     taps += (first + position)[None, :] * (K * K * 2 * G) + head
+    cells += (first + position) * (K * K)
 
     mask = _tiled(exists) & real
     q, g = _load(query, mask), _load(d_out, mask)
@@ -417,48 +422,66 @@ def _backward_kernel(
             tap = taps + k * (2 * G)
             tl.store(tap, weight, mask=exists[None, :] & (head < G))
             tl.store(tap + G, d_weight, mask=exists[None, :] & (head < G))
+            above, left = tl.where(has_y0, y0 + 1, 0), tl.where(has_x0, x0 + 1, 0)
+            above = tl.where(has_y0 | has_y1, above, height + 1)  # after all cells
+            tl.store(cells + k, (above * (width + 1) + left).to(tl.int32), mask=exists)
     tl.store(d_query, d_q.to(d_query.dtype.element_ty), mask=mask)
 
 
 @_jit
-def _scatter_kernel(
-    query, offset, d_out, d_value, taps,
+def _collect_kernel(
+    query, offset, d_out, d_value, taps, order, starts,
     q_n, q_t, q_c, q_y, q_x, o_n, o_t, o_c, o_y, o_x, g_n, g_t, g_c, g_y, g_x,
     clip_len, height, width, blocks,
-    K: tl.constexpr, DILATION: tl.constexpr, C: tl.constexpr, G: tl.constexpr, BLOCK: tl.constexpr,
+    K: tl.constexpr, DILATION: tl.constexpr, C: tl.constexpr, G: tl.constexpr,
+    BLOCK: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """Add up a frame's value gradient, one block of channels a program, in a fixed order."""
-    frame = tl.program_id(0) // blocks
-    channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    """Add up a pixel's value gradient, one block of channels a program, in a fixed order.
+
+    ``order`` has a frame's taps, sorted by the cell between four pixels in which they sample, and
+    ``starts`` where each cell's begin: of the cells around a pixel the upper two follow each other,
+    and so do the lower two. A program only reads what came before and writes its pixel once.
+
+    Not measured, but estimated for an H100, 56 x 56 positions and 128 channels in bfloat16: the
+    atomics add 36 x 512 bytes a position in the L2 cache, some 6 ns. Here as many bytes are read
+    from it, 4 ns, after a sort of 9 taps, 1 ns, and the other kernel, 3 ns: 1.3 times as long, and
+    at most 5 times where latency is not hidden.
+    """
+    block, pixel = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    frame, pixel = pixel // (height * width), pixel % (height * width)
+    y, x = pixel // width, pixel % width
+    channel = block * BLOCK + tl.arange(0, BLOCK)
     real = channel < C
     first = frame.to(tl.int64) * height * width
     query = _frame(query, q_n, q_t, frame, clip_len) + channel
     offset = _frame(offset, o_n, o_t, frame, clip_len)
     d_out = _frame(d_out, g_n, g_t, frame, clip_len) + channel
-    d_value += first * C + channel
+    order += first * (K * K)
     taps += first * (K * K * 2 * G) + channel // (C // G)
-    for y in range(height):
-        for x in range(width):
-            row, col = tl.full([BLOCK], y, tl.int64), tl.full([BLOCK], x, tl.int64)
-            q = _load(query + (row * q_y + col * q_x), real)
-            g = _load(d_out + (row * g_y + col * g_x), real)
-            offset_here = offset + (row * o_y + col * o_x)
-            for k in range(K * K):
-                tap = taps + ((row * width + col) * (K * K) + k) * (2 * G)
-                d_s = _load(tap, real) * g + _load(tap + G, real) * q
-                point = _point(offset_here, o_c, k, row, col, real, height, width, K, DILATION)
-                y0, y1, x0, x1 = point[0]
-                top, bottom, left, right = point[1]
-                p00, p01 = d_value + (y0 * width + x0) * C, d_value + (y0 * width + x1) * C
-                p10, p11 = d_value + (y1 * width + x0) * C, d_value + (y1 * width + x1) * C
-                b00, b01, b10, b11 = top * left, top * right, bottom * left, bottom * right
-                # Corners with weight are different places: all are read before one is written.
-                d00, d01 = _load(p00, b00 != 0) + b00 * d_s, _load(p01, b01 != 0) + b01 * d_s
-                d10, d11 = _load(p10, b10 != 0) + b10 * d_s, _load(p11, b11 != 0) + b11 * d_s
-                tl.store(p00, d00, mask=b00 != 0)
-                tl.store(p01, d01, mask=b01 != 0)
-                tl.store(p10, d10, mask=b10 != 0)
-                tl.store(p11, d11, mask=b11 != 0)
+    starts += frame.to(tl.int64) * ((height + 1) * (width + 1) + 1) + x
+    total = tl.zeros([ENTRIES, BLOCK], tl.float32)
+    for side in range(2):
+        row_of_cells = starts + (y + side) * (width + 1)
+        end = tl.load(row_of_cells + 2)
+        for begin in range(tl.load(row_of_cells), end, ENTRIES):
+            entry = begin + tl.arange(0, ENTRIES)
+            exists = entry < end
+            tap = tl.load(order + entry, mask=exists, other=0)
+            position, k = tap // (K * K), tap % (K * K)
+            row, col = position // width, position % width
+            here = offset + (row * o_y + col * o_x)
+            point = _point(here, o_c, k, row, col, exists, height, width, K, DILATION)
+            y0, y1, x0, x1 = point[0]
+            top, bottom, left, right = point[1]
+            weight = tl.where(y0 == y, top, 0) + tl.where(y1 == y, bottom, 0)
+            weight *= tl.where(x0 == x, left, 0) + tl.where(x1 == x, right, 0)
+            mask = (weight != 0)[:, None] & real
+            tap_here = taps + tap[:, None] * (2 * G)
+            d_s = _load(tap_here, mask) * _load(d_out + (row * g_y + col * g_x)[:, None], mask)
+            d_s += _load(tap_here + G, mask) * _load(query + (row * q_y + col * q_x)[:, None], mask)
+            total += weight[:, None] * d_s
+    d_value += (first + pixel) * C + channel
+    tl.store(d_value, tl.sum(total, axis=0).to(d_value.dtype.element_ty), mask=real)
 
 
 #: Whether Triton interprets the kernels, which then run on a CPU, to be tested.
