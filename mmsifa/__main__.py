@@ -1,9 +1,9 @@
 """The command line: ``mmsifa COMMAND``, or ``python -m mmsifa COMMAND``."""
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mmsifa.commands import (
     check_videos,
@@ -50,9 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
         description='Use and check video recognizers with inter-frame attention.',
         epilog='mmsifa COMMAND --help shows the arguments of a command and an example.',
     )
-    with contextlib.suppress(ImportError):
+    try:
         import shtab
-
+    except ImportError:
+        files = None
+    else:
+        files = shtab.FILE
         parser.add_argument(
             '--completion',
             metavar='SHELL',
@@ -71,6 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=_Help,
         )
         command.add_arguments(own)
+        for action in own._actions:  # shtab completes files where it is told to
+            if files and action.type in (None, Path) and not action.choices:
+                action.complete = files  # type: ignore[attr-defined]
         own.set_defaults(run=command.run, parser=own)
     return parser
 

@@ -43,7 +43,13 @@ def test_each_help_has_an_example_that_can_be_typed(command, capsys, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ('words', 'expected'), [(['pre'], 'predict'), (['export', '--with-p'], '--with-preprocess')]
+    ('words', 'expected'),
+    [
+        (['pre'], 'predict'),
+        (['export', '--with-p'], '--with-preprocess'),
+        (['export', 'comp'], 'completion'),
+        (['predict', 'a.mp4', '--checkpoint', 'comp'], 'completion'),
+    ],
 )
 def test_bash_completes_words(words, expected, run, tmp_path):
     (tmp_path / 'completion').write_text(run('mmsifa', '--completion', 'bash').stdout)
