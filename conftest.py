@@ -38,12 +38,14 @@ def _missing_mmcv():
 
 def _missing_slurm():
     programs = ', '.join(missing_programs())
-    return programs and f"{programs} not found: 'bash tools/setup_slurm.sh' installs Slurm"
+    return programs and f"{programs} not found: 'bash tools/setup_debian.sh slurm' installs Slurm"
 
 
 def _missing_browser():
     programs = ', '.join(name for name in ('chromium', 'chromedriver') if not shutil.which(name))
-    return programs and f"{programs} not found: 'bash tools/setup_browser.sh' installs Chromium"
+    return (
+        programs and f"{programs} not found: 'bash tools/setup_debian.sh browser' installs Chromium"
+    )
 
 
 # By marker, a function that returns what this machine lacks, and nothing where it lacks nothing.

@@ -2,7 +2,7 @@
 
 :mod:`mmsifa.ops` and the block of :mod:`mmsifa.models` need PyTorch and nothing else. Where
 MMAction2 is installed, importing mmsifa patches it and MMEngine (:mod:`mmsifa.engine.patches`) and
-registers backbones, heads, data sets, transforms and hooks (:mod:`mmsifa.engine.registration`).
+registers backbones, heads, data sets, transforms and hooks (:mod:`mmsifa.engine`).
 """
 
 import sys
@@ -25,16 +25,16 @@ def __getattr__(name: str) -> Any:
 def register() -> None:
     """Register with MMEngine and MMAction2 what the packages that are installed allow."""
     if find_spec('mmengine') is not None:
-        from mmsifa.engine import registration
+        from mmsifa import engine
 
-        registration.register_op()
+        engine.register_op()
         try:
             require_mmaction2('to register with MMAction2 mmsifa')
         except ImportError as error:
             if find_spec('mmaction') is not None:
                 warnings.warn(str(error), stacklevel=2)
         else:
-            registration.register_all_modules()
+            engine.register_all_modules()
 
 
 # ``python -m mmsifa`` reads its arguments before; Python says so while it looks for its __main__.

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "${1:-}" != --fast ] || set -- -m 'not slow' "${@:2}"
 source tools/setup_env.sh tests
-bash tools/setup_browser.sh || echo "The tests of web pages will be skipped"
+bash tools/setup_debian.sh browser || echo "The tests of web pages will be skipped"
 
 ruff format --check .
 ruff check .

@@ -1,6 +1,6 @@
 """Compare ways to relate frames, on the same trunk, budget and recipe.
 
-Trains two networks on single frames and, from their weights, each network of study/networks.py on
+Trains two networks on single frames and, from their weights, each network of study/plan.py on
 each task of configs/tasks, three times, and tests them. Writes into a folder:
 runs/TASK-MODEL-SEED/ with config, log, weights and result.json; results.json, table.md and the
 figures. A study that was stopped goes on where it was: finished runs are kept, as long as their

@@ -179,7 +179,9 @@ class SpoilScoresHook(Hook):
 
 def test_a_validation_of_scores_that_are_no_numbers_stops_and_has_no_best_checkpoint(build):
     runner = build('spoilt', **{'default_hooks.spoil': dict(type='SpoilScoresHook')})
-    with pytest.raises(FloatingPointError, match=r'the scores of \S+/00000_\w+\.mp4, .* are NaN'):
+    with pytest.raises(
+        FloatingPointError, match=r'the scores of samples \S+/00000_\w+\.mp4, .* are NaN'
+    ):
         runner.train()
     assert [path.name for path in Path(runner.work_dir).glob('*.pth')] == ['epoch_1.pth']
 

@@ -1,4 +1,13 @@
-"""The names of a recognizer's classes."""
+"""The names of a recognizer's classes.
+
+The files in ``labels/`` have one name a line, in the order of the numbers that MMAction2's list
+building gives the classes:
+
+- ``kinetics400.txt``: DeepMind's annotations, as PaddleVideo and decord list them, sorted.
+- ``kinetics600.txt``: DeepMind's annotations, as TensorFlow's MoViNet lists them, sorted.
+- ``sthv1.txt``: 20BN's ``something-something-v1-labels.csv``, as MMAction2's ``label_map.txt``.
+- ``sthv2.txt``: 20BN's ``something-something-v2-labels.json``, as MMAction2's ``label_map.txt``.
+"""
 
 from pathlib import Path
 

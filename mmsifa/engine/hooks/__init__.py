@@ -2,8 +2,11 @@
 
 from mmsifa.engine.hooks.atomic_checkpoint import AtomicCheckpointHook
 from mmsifa.engine.hooks.bad_videos import BadVideosHook
-from mmsifa.engine.hooks.checks import CheckLabelsHook, CheckLoadedCheckpointHook
-from mmsifa.engine.hooks.invalid_loss import InvalidLossHook
+from mmsifa.engine.hooks.checks import (
+    CheckLabelsHook,
+    CheckLoadedCheckpointHook,
+    InvalidLossHook,
+)
 from mmsifa.engine.hooks.preemption import PreemptionHook
 from mmsifa.engine.hooks.visualization import SIFAVisualizationHook
 

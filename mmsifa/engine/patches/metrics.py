@@ -69,11 +69,11 @@ def metrics_of_labels(evaluator: Evaluator) -> list[str]:
 
 
 def names_of(samples: Sequence[Any]) -> str:
-    """Return the videos or frame folders of data samples, as far as they tell."""
+    """Say which samples they are, by videos or frame folders, as far as they tell."""
     names = [sample.get('filename') or sample.get('frame_dir') for sample in samples]
     if None in names:
-        return "unknown samples (name 'filename' in the meta_keys of PackActionInputs to see them)"
-    return ', '.join(names)
+        return "samples unknown (name 'filename' in the meta_keys of PackActionInputs to see them)"
+    return f'samples {", ".join(names)}'
 
 
 def _is_finite(scores: Any) -> bool:

@@ -6,10 +6,9 @@ Importing it registers its data sets, transforms and metric with MMAction2.
 import mmsifa  # noqa: F401  (patches MMAction2 before anything imports its models)
 from study.accuracy_by import AccuracyBy
 from study.charts import draw_cases, find_cases
-from study.networks import NETWORKS, TRUNKS, Network
 from study.offsets import fit_motion, measure_offsets, offset_errors, true_places, watch
 from study.order_tasks import PanningCrop, PlayOrder, PlaySpeed
-from study.plan import IMAGE, TASKS, VIDEO_TASKS, Run, Study
+from study.plan import IMAGE, NETWORKS, TASKS, TRUNKS, VIDEO_TASKS, Network, Run, Study
 from study.results import (
     format_results,
     measure_costs,

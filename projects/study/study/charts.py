@@ -15,9 +15,8 @@ from mmsifa.apis.analysis.report_pages import png
 from mmsifa.apis.inspection import LayerAttention
 from mmsifa.apis.inspection.figure import draw_samples, finest_layer, mark_query
 from mmsifa.apis.inspection.records import Position, to_pixels
-from study.networks import NETWORKS
 from study.offsets import Places, Seen, compare_places
-from study.plan import TASKS, VIDEO_TASKS
+from study.plan import NETWORKS, TASKS, VIDEO_TASKS
 
 BEST: Any = dict(ls='--', lw=0.8)
 STILL: Any = dict(color='black', ls=':', lw=0.8)

@@ -13,9 +13,8 @@ from mmsifa.apis.analysis.report_pages import millions
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import table
 from study.charts import block_name, draw_accuracy, draw_costs, draw_learning, draw_offsets
-from study.networks import NETWORKS, TRUNKS
 from study.offsets import MEASURES
-from study.plan import IMAGE, TASKS, VIDEO_TASKS, Run, Study
+from study.plan import IMAGE, NETWORKS, TASKS, TRUNKS, VIDEO_TASKS, Run, Study
 
 
 def read_results(out: Path, kind: str = 'full') -> dict:

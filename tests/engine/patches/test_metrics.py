@@ -35,19 +35,25 @@ def test_no_metric_takes_scores_that_are_no_numbers(score):
     evaluator = Evaluator([dict(type='mmaction.AccMetric'), dict(type='mmaction.ConfusionMatrix')])
     good, bad = (dict(gt_label=torch.tensor([0]), pred_score=torch.ones(3)) for _ in range(2))
     bad.update(filename='videos/b.mp4', pred_score=torch.tensor([0.1, score, 0.2]))
-    with pytest.raises(FloatingPointError, match=r'scores of videos/b\.mp4 are NaN or infinite'):
+    with pytest.raises(
+        FloatingPointError, match=r'scores of samples videos/b\.mp4 are NaN or infinite'
+    ):
         evaluator.process([dict(good, filename='videos/a.mp4'), bad])
-    with pytest.raises(FloatingPointError, match=r"unknown samples \(name 'filename' in the meta_"):
+    with pytest.raises(FloatingPointError, match=r"samples unknown \(name 'filename' in the meta_"):
         evaluator.process([dict(bad, filename=None)])
     bad['pred_score'] = dict(rgb=torch.ones(3), pose=bad['pred_score'])  # as of RGBPoseHead
-    with pytest.raises(FloatingPointError, match=r'scores of videos/b\.mp4 are NaN or infinite'):
+    with pytest.raises(
+        FloatingPointError, match=r'scores of samples videos/b\.mp4 are NaN or infinite'
+    ):
         evaluator.process([bad])
 
 
 def test_no_metric_takes_the_label_of_a_list_without_labels(tmp_path):
     samples = [dict(gt_label=torch.tensor([-1]), pred_score=torch.ones(3), filename='a.mp4')]
     dump = dict(type='DumpResults', out_file_path=str(tmp_path / 'dump.pkl'))
-    with pytest.raises(ValueError, match=r'AccMetric needs labels from 0 on, got -1.* for a\.mp4'):
+    with pytest.raises(
+        ValueError, match=r'AccMetric needs labels from 0 on, got -1.* for samples a\.mp4'
+    ):
         Evaluator([dict(type='mmaction.AccMetric'), dump]).offline_evaluate(samples)
     Evaluator(dump).offline_evaluate(samples)
     assert mmengine.load(tmp_path / 'dump.pkl')[0]['filename'] == 'a.mp4'
