@@ -1,7 +1,7 @@
 """The pictures of a study: charts of its results, and cases of what offsets do."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -56,32 +56,35 @@ def draw_accuracy(entry: dict) -> bytes:
     Returns:
         A PNG file.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, columns = _columns(entry)
-        for axes, models in columns:
-            shifts = 0.035 * (np.arange(len(models)) - (len(models) - 1) / 2)  # side by side
-            for shift, (model, values) in zip(shifts, models.items(), strict=True):
-                spreads = values['by_displacement'].values()
-                means, least, most = (
-                    100 * np.array([spread[name] for spread in spreads])
-                    for name in ('mean', 'min', 'max')
-                )
-                axes.errorbar(
-                    np.arange(len(means)) + shift,
-                    means,
-                    yerr=[means - least, most - means],
-                    fmt='o-',
-                    ms=3,
-                    lw=0.9,
-                    color=NETWORKS[model].colour,
-                    label=NETWORKS[model].title,
-                )
-                axes.set_xticks(range(len(means)), values['by_displacement'])
-        _label(
-            columns, 100 * entry['chance'], 'displacement, pixels per frame', 'held-out top-1, %'
-        )
-        columns[0][0].set_ylim(0, 102)
-        return small_png(figure)
+
+    def draw(axes: Any, models: dict) -> None:
+        shifts = 0.035 * (np.arange(len(models)) - (len(models) - 1) / 2)  # side by side
+        for shift, (model, values) in zip(shifts, models.items(), strict=True):
+            spreads = values['by_displacement'].values()
+            means, least, most = (
+                100 * np.array([spread[name] for spread in spreads])
+                for name in ('mean', 'min', 'max')
+            )
+            axes.errorbar(
+                np.arange(len(means)) + shift,
+                means,
+                yerr=[means - least, most - means],
+                fmt='o-',
+                ms=3,
+                lw=0.9,
+                color=NETWORKS[model].colour,
+                label=NETWORKS[model].title,
+            )
+            axes.set_xticks(range(len(means)), values['by_displacement'])
+
+    return _draw_trunks(
+        entry,
+        draw,
+        chance=100 * entry['chance'],
+        across='displacement, pixels per frame',
+        up='held-out top-1, %',
+        top=102,
+    )
 
 
 def draw_learning(entry: dict) -> bytes:
@@ -93,40 +96,44 @@ def draw_learning(entry: dict) -> bytes:
     Returns:
         A PNG file.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, columns = _columns(entry)
-        for axes, models in columns:
-            for model, values in models.items():
-                for i, losses in enumerate(values['loss']):
-                    steps = (np.arange(len(losses)) + 0.5) * values['iterations'] / len(losses)
-                    label = None if i else NETWORKS[model].title
-                    axes.plot(steps, losses, lw=0.9, color=NETWORKS[model].colour, label=label)
-        _label(columns, np.log(1 / entry['chance']), 'iterations', 'training loss')
-        columns[0][0].set_ylim(bottom=0)
-        return small_png(figure)
+
+    def draw(axes: Any, models: dict) -> None:
+        for model, values in models.items():
+            for i, losses in enumerate(values['loss']):
+                steps = (np.arange(len(losses)) + 0.5) * values['iterations'] / len(losses)
+                label = None if i else NETWORKS[model].title
+                axes.plot(steps, losses, lw=0.9, color=NETWORKS[model].colour, label=label)
+
+    chance = np.log(1 / entry['chance'])
+    return _draw_trunks(entry, draw, chance, across='iterations', up='training loss')
 
 
-def _columns(entry: dict) -> tuple[Figure, list[tuple[Any, dict]]]:
-    """A figure with a column for each trunk, and the models in each."""
+def _draw_trunks(
+    entry: dict,
+    draw: Callable[[Any, dict], None],
+    chance: float,
+    across: str,
+    up: str,
+    top: float | None = None,
+) -> bytes:
+    """Draw a column for each trunk, in each its models and the level of guessing."""
     trunks = [
         {model: values for model, values in entry['models'].items() if _is_swin(model) == swin}
         for swin in (False, True)
     ]
     trunks = [models for models in trunks if models]
-    figure = Figure(figsize=(1 + 4.5 * len(trunks), 5.2), layout='constrained')
-    columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]
-    for axes in columns:
-        axes.grid(axis='y', alpha=0.25)
-    return figure, list(zip(columns, trunks, strict=True))
-
-
-def _label(columns: list[tuple[Any, dict]], chance: float, across: str, up: str) -> None:
-    """Name the axes and the lines, and draw the level of guessing."""
-    for axes, _ in columns:
-        axes.axhline(chance, color='black', lw=0.8, ls=':')
-        axes.set_xlabel(across)
-        axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=2, **LEGEND)
-    columns[0][0].set_ylabel(up)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1 + 4.5 * len(trunks), 5.2), layout='constrained')
+        columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]
+        for axes, models in zip(columns, trunks, strict=True):
+            axes.grid(axis='y', alpha=0.25)
+            draw(axes, models)
+            axes.axhline(chance, color='black', lw=0.8, ls=':')
+            axes.set_xlabel(across)
+            axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=2, **LEGEND)
+        columns[0].set_ylabel(up)
+        columns[0].set_ylim(0, top)
+        return small_png(figure)
 
 
 def draw_costs(summary: dict) -> bytes:
