@@ -203,9 +203,10 @@ class InvalidLossHook(Hook):
         rates = ', '.join(
             str(rate) for rate in sorted({rate for group in _rates(runner) for rate in group})
         )
+        samples = names_of(data_batch['data_samples'])
         raise FloatingPointError(
             f'{values} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}, batch '
-            f'{batch_idx + 1}), learning rate {rates}, {names_of(data_batch["data_samples"])}. '
+            f'{batch_idx + 1}), learning rate {rates}, samples {samples}. '
             f'{self._last_good(runner)} Look at these samples, lower the learning rate or the '
             "gradients' max_norm, or use bfloat16 in the place of float16."
         )

@@ -47,15 +47,15 @@ def patch_measures_of_nothing():
         invalid = [sample for sample in samples if not _is_finite(sample.get('pred_score'))]
         if invalid:
             raise FloatingPointError(
-                f'the scores of {names_of(invalid)} are NaN or infinite, so nothing is measured: '
-                'look at these samples and at the weights'
+                f'the scores of samples {names_of(invalid)} are NaN or infinite, so nothing is '
+                'measured: look at these samples and at the weights'
             )
         unlabelled = [sample for sample in samples if _is_made_up(sample.get('gt_label'))]
         metrics = ', '.join(metrics_of_labels(self))
         if unlabelled and metrics:
             raise ValueError(
                 f'{metrics} needs labels from 0 on, got -1, as in a list without labels, for '
-                f'{names_of(unlabelled)}'
+                f'samples {names_of(unlabelled)}'
             )
         upstream(self, data_samples, data_batch)
 
@@ -69,11 +69,11 @@ def metrics_of_labels(evaluator: Evaluator) -> list[str]:
 
 
 def names_of(samples: Sequence[Any]) -> str:
-    """Say which samples they are, by videos or frame folders, as far as they tell."""
+    """Return the videos or frame folders of data samples, as far as they tell."""
     names = [sample.get('filename') or sample.get('frame_dir') for sample in samples]
     if None in names:
-        return "samples unknown (name 'filename' in the meta_keys of PackActionInputs to see them)"
-    return f'samples {", ".join(names)}'
+        return "unknown (name 'filename' in the meta_keys of PackActionInputs to see them)"
+    return ', '.join(names)
 
 
 def _is_finite(scores: Any) -> bool:
