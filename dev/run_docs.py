@@ -12,6 +12,11 @@ prints goes through the comment's command into the block of text that follows:
     ```
 
 A check asks for the same output again, or after "output like:" for the same but for its numbers.
+
+Looked at in its place: sybil, pytest-markdown-docs, pytest-examples and phmdoctest, which are about
+Python blocks; cram and prysk, whose tests are no Markdown; mdoctest, for sessions with prompts; and
+markdown-code-runner, which fills in outputs. None was found to filter an output and to compare it
+but for its numbers, so little would be left out here.
 """
 
 import argparse
