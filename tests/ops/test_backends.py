@@ -163,10 +163,11 @@ def _offsets(case, shape, generator):
 
 @lru_cache(maxsize=1)
 def expected(case, dtype):
-    query, value, offset, d_out = inputs(case, dtype)
+    query, value, offset, d_out = (x.to(DEVICE) for x in inputs(case, dtype))
     reference = BACKENDS['reference']
     out = reference.forward(query, value, offset, case.options)
-    return out, *reference.backward(d_out, query, value, offset, case.options)
+    grads = reference.backward(d_out, query, value, offset, case.options)
+    return [x.cpu() for x in (out, *grads)]
 
 
 class FillWithNaN(TorchDispatchMode):
@@ -246,6 +247,37 @@ def test_large_activations_of_half_precision_overflow_only_where_the_result_does
     out = BACKENDS[backend].forward(*args, options)
     rtol = torch.finfo(dtype).eps
     torch.testing.assert_close(out.double(), exact, rtol=rtol, atol=rtol)
+
+
+# The grid again, in turns: an interpreter goes through some of it.
+HALF_GRID = [
+    pytest.param('triton', DEVICE, case, dtype, id=f'{"-".join(map(str, case))}-{dtype}')
+    for case, dtype in zip(
+        CASES['triton'], itertools.cycle([torch.bfloat16, torch.float16]), strict=False
+    )
+][:: 10 if DEVICE == 'cpu' else 1]
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(('backend', 'device', 'case', 'dtype'), HALF_GRID)
+def test_half_inputs_equal_the_reference_over_the_grid(backend, device, case, dtype):
+    assert_equals_reference(backend, device, case, dtype, rtol=torch.finfo(dtype).eps)
+
+
+NETWORKS = [  # frames of features, channels, size: of SIFA-Net with 16, 32, 64 frames, and Swin-B
+    *itertools.product((4, 8, 16), ((128, 28), (256, 14), (512, 7))),
+    *itertools.product((16,), ((128, 56), (256, 28), (512, 14), (1024, 7))),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(('frames', 'stage'), NETWORKS, ids=str)
+def test_stages_of_networks_equal_the_reference(frames, stage, dtype):
+    channels, size = stage
+    case = Case(channels, (size, size), 3, 1, 1, frames - 1, False, 'fractional', 'slices')
+    rtol = 2e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
+    assert_equals_reference('triton', DEVICE, case, dtype, rtol)
 
 
 def test_the_backends_that_need_no_gpu_are_here():

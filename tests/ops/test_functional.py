@@ -11,6 +11,7 @@ from mmsifa.ops import BACKENDS, inter_frame_attention, reference
 from mmsifa.ops.arguments import AttentionOptions
 from mmsifa.ops.backends import Backend
 
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 SHAPES = {
     'plain': (2, 3, 4, 5, 5),
     'wide': (1, 2, 4, 3, 7),
@@ -227,9 +228,12 @@ def test_half_inputs_accumulate_in_float32(dtype):
     torch.testing.assert_close(out.double(), exact, rtol=rounding, atol=1e-4)
 
 
-@pytest.mark.parametrize('backend', ['reference', pytest.param('triton', marks=pytest.mark.triton)])
-def test_raw_weights_beyond_float16_do_not_overflow(backend):
-    query, value, offset = inputs((1, 2, 64, 5, 5))
+@pytest.mark.parametrize(
+    ('backend', 'device'),
+    [('reference', 'cpu'), pytest.param('triton', DEVICE, marks=pytest.mark.triton)],
+)
+def test_raw_weights_beyond_float16_do_not_overflow(backend, device):
+    query, value, offset = (tensor.to(device) for tensor in inputs((1, 2, 64, 5, 5)))
     args = [tensor.half().requires_grad_() for tensor in (200 * query, 200 * value, offset)]
     weights = torch.einsum('ntchw,ntchw->nthw', *(tensor.double() for tensor in args[:2]))
     assert weights.max() > 2 * torch.finfo(torch.float16).max

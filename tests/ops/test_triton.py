@@ -14,10 +14,12 @@ from unittest import mock
 import pytest
 import torch
 
-from mmsifa.ops import reference
+from mmsifa.models import SIFA
+from mmsifa.ops import inter_frame_attention, reference, torch_op
 from mmsifa.ops import triton as triton_op
 from mmsifa.ops.arguments import AttentionOptions
 
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 PLAIN = AttentionOptions(kernel_size=3, dilation=1, num_heads=1, scale=1.0, softmax=False)
 
 # The sizes of a frame are not compiled in: 128 channels stand for 28x28 and Swin-B's 56x56 alike.
@@ -195,11 +197,18 @@ def test_reason_names_what_came(query, reason):
     assert got is None if reason is None else reason in got
 
 
-def _inputs(c=6, size=4, num_pairs=2):
+def _on_the_device(test):
+    """Run a test where the kernels run: on a GPU, or on the CPU in the interpreter."""
+    reason = triton_op.unsupported_reason(torch.ones(1, 1, 1, 1, 1, device=DEVICE))
+    test = pytest.mark.skipif(reason is not None, reason=str(reason))(test)
+    return pytest.mark.parametrize('device', [DEVICE])(test)
+
+
+def _inputs(c=6, size=4, num_pairs=2, device='cpu'):
     """Return frame slices with channels last, offsets that leave the frame, and a gradient."""
-    frames = torch.randn(1, num_pairs + 1, size, size, c).permute(0, 1, 4, 2, 3)
-    offset = 2 * torch.randn(1, num_pairs, 18, size, size)
-    d_out = torch.randn(1, num_pairs, c, size, size)
+    frames = torch.randn(1, num_pairs + 1, size, size, c, device=device).permute(0, 1, 4, 2, 3)
+    offset = 2 * torch.randn(1, num_pairs, 18, size, size, device=device)
+    d_out = torch.randn(1, num_pairs, c, size, size, device=device)
     return d_out, frames[:, :-1], frames[:, 1:], offset
 
 
@@ -210,11 +219,15 @@ def _assert_close_to_reference(got, d_out, *inputs):
         torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-5)
 
 
-@interpreted
+@_on_the_device
+@pytest.mark.parametrize(
+    ('c', 'size'), [(40, 3)] if DEVICE == 'cpu' else [(40, 3), (128, 28), (512, 7)]
+)
 @pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
-def test_in_order_gradients_are_right_and_repeat(softmax):
-    d_out, *inputs = *_inputs(c=40, size=3, num_pairs=1), AttentionOptions(3, 1, 2, 0.05, softmax)
-    offset, side = inputs[2], torch.arange(3)
+def test_in_order_gradients_are_right_and_repeat(softmax, c, size, device):
+    options = AttentionOptions(3, 1, 2, 2 / c, softmax)
+    d_out, *inputs = *_inputs(c, size, num_pairs=1, device=device), options
+    offset, side = inputs[2], torch.arange(size, device=device)
     offset[:, :, 0:10:2], offset[:, :, 1:10:2] = 1.25 - side[:, None], 0.75 - side  # a crowd
     torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
     try:
@@ -227,12 +240,172 @@ def test_in_order_gradients_are_right_and_repeat(softmax):
     _assert_close_to_reference((out, *first), d_out, *inputs)
 
 
-@interpreted
-def test_64_bit_indices_give_the_same(monkeypatch):
+@_on_the_device
+def test_64_bit_indices_give_the_same(monkeypatch, device):
     monkeypatch.setattr(triton_op, '_MAX_INT32', 0)
-    d_out, *inputs = *_inputs(c=5, size=3), AttentionOptions(3, 1, 1, 0.2, False)
+    d_out, *inputs = *_inputs(c=5, size=3, device=device), AttentionOptions(3, 1, 1, 0.2, False)
     got = triton_op.forward(*inputs), *triton_op.backward(d_out, *inputs)
     _assert_close_to_reference(got, d_out, *inputs)
+
+
+def _block(device, **options):
+    block = SIFA(channels=8, backend='triton', **options).to(device)
+    torch.nn.init.normal_(block.conv_offset.weight)
+    return block
+
+
+def _step(run, x):
+    """Return an output and the gradient of its sum of squares."""
+    x = x.detach().requires_grad_()
+    out = run(x)
+    (grad,) = torch.autograd.grad(out.float().square().sum(), x)
+    return out.detach(), grad
+
+
+@_on_the_device
+def test_a_compiled_block_gives_the_same(device):
+    block, x = _block(device), torch.randn(1, 2, 8, 3, 3, device=device)
+    compiler = 'inductor' if device == 'cuda' else 'aot_eager'
+    compiled = torch.compile(block, fullgraph=True, backend=compiler)
+    for got, expected in zip(_step(compiled, x), _step(block, x), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@_on_the_device
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_gives_what_the_reference_gives(device, dtype):
+    block, x = _block(device), torch.randn(1, 2, 8, 3, 3, device=device).to(dtype)
+    results = []
+    for block.backend in ('triton', 'reference'):
+        with torch.autocast(device, dtype):
+            results.append(_step(block, x))
+    for got, expected in zip(*results, strict=True):
+        assert got.dtype == expected.dtype == dtype
+        rtol = 4 * torch.finfo(dtype).eps
+        atol = rtol * expected.abs().max().item()
+        torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+
+
+@_on_the_device
+def test_a_rank_of_one_averages_the_gradients(device, tmp_path):
+    block, x = _block(device), torch.randn(1, 2, 8, 3, 3, device=device)
+    expected = _step(block, x)
+    torch.distributed.init_process_group(
+        'nccl' if device == 'cuda' else 'gloo',
+        init_method=f'file://{tmp_path}/store',
+        rank=0,
+        world_size=1,
+    )
+    try:
+        run = torch.nn.parallel.DistributedDataParallel(block)
+        y = x.clone().requires_grad_()
+        out = run(y)
+        out.square().sum().backward()
+        assert block.conv_offset.weight.grad.isfinite().all()
+    finally:
+        torch.distributed.destroy_process_group()
+    for got, exact in zip((out, y.grad), expected, strict=True):
+        torch.testing.assert_close(got, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
+def test_pytorch_finds_the_registration_sound_on_a_gpu(softmax):
+    d_out, *tensors = _inputs(c=4, size=3, num_pairs=1, device=DEVICE)
+    options = (3, 1, 2, 0.5, softmax, None)
+    torch.library.opcheck(torch_op.inter_frame_attention_backward, (d_out, *tensors, *options))
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    torch.library.opcheck(torch_op.inter_frame_attention, (*leaves, *options))
+
+
+def _op_and_gradients(query, value, offset, d_out):
+    ins = [x.requires_grad_() for x in (query, value, offset)]
+    out = inter_frame_attention(*ins)
+    return [out.detach(), *torch.autograd.grad(out, ins, d_out)]
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_replays_both_passes():
+    d_out, *tensors = _inputs(c=32, size=7, device=DEVICE)
+    static = [x.clone() for x in (*tensors, d_out)]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # compiles
+            _op_and_gradients(*static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = _op_and_gradients(*static)
+    for _ in range(2):
+        d_out, *tensors = _inputs(c=32, size=7, device=DEVICE)
+        with torch.no_grad():
+            for x, y in zip(static, (*tensors, d_out), strict=True):
+                x.copy_(y)
+        graph.replay()
+        torch.cuda.synchronize()
+        _assert_close_to_reference(results, d_out, *tensors, PLAIN._replace(scale=1 / 32))
+
+
+@pytest.mark.gpu
+def test_runs_on_the_current_stream():
+    d_out, *tensors = _inputs(c=32, size=7, device=DEVICE)
+    late = [torch.full_like(x, torch.nan) for x in (*tensors, d_out)]
+    _op_and_gradients(*late)  # compiles
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), torch.no_grad():
+        torch.cuda._sleep(100_000_000)  # cycles: any other stream would read NaN meanwhile
+        for x, y in zip(late, (*tensors, d_out), strict=True):
+            x.copy_(y)
+        with torch.enable_grad():
+            results = _op_and_gradients(*late)
+    stream.synchronize()
+    _assert_close_to_reference(results, d_out, *tensors, PLAIN._replace(scale=1 / 32))
+
+
+@pytest.mark.gpu
+def test_runs_on_the_device_of_its_inputs():
+    if torch.cuda.device_count() < 2:
+        pytest.skip('needs two GPUs')
+    d_out, *tensors = _inputs(c=32, size=7, device='cuda:1')
+    assert torch.cuda.current_device() == 0
+    results = _op_and_gradients(*tensors, d_out)
+    assert {x.device for x in results} == {d_out.device}
+    _assert_close_to_reference(results, d_out, *tensors, PLAIN._replace(scale=1 / 32))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ('frames', 'size'), [(1030, 128), (1, 4100)], ids=['many-frames', 'a-large-frame']
+)
+def test_more_than_2_to_the_31_numbers(frames, size):
+    """The gradient is zero but for the last rows, so these rows are those of a cut-out."""
+    c, dtype = 128, torch.bfloat16
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    if free < 32:
+        pytest.skip(f'needs 32 GiB of free memory on the GPU, {free:.0f} are')
+    x = torch.randn(1, frames, size, size, c, device=DEVICE, dtype=dtype).permute(0, 1, 4, 2, 3)
+    offset = 4 * torch.rand(1, frames, 18, size, size, device=DEVICE, dtype=dtype) - 2
+    d_out = torch.zeros_like(x)
+    d_out[:, -1:, :, -3:].normal_()
+    assert x.numel() > 2**31
+    options = PLAIN._replace(scale=1 / c)
+
+    def last_rows(y):
+        return y[:, -1:, :, -8:].double()
+
+    ins = [last_rows(y) for y in (d_out, x, x, offset)]
+    out = last_rows(triton_op.forward(x, x, offset, options))
+    got = out, *map(last_rows, triton_op.backward(d_out, x, x, offset, options))
+    expected = reference.forward(*ins[1:], options), *reference.backward(*ins, options)
+    for i, (y, exact) in enumerate(zip(got, expected, strict=True)):
+        rows = slice(-8 if i == 2 else -3, None)  # a value's gradient comes from rows below
+        y, exact = y[..., rows, :], exact[..., rows, :]
+        rtol = torch.finfo(dtype).eps
+        atol = rtol * exact.abs().max().item()
+        torch.testing.assert_close(y, exact, rtol=rtol, atol=atol)
 
 
 @pytest.fixture
