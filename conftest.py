@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(items):
     """Put the slowest files first, since each runs in one process; mark by fixture and folder."""
     slowest = (
         'test_first_steps', 'test_op_tools', 'test_load', 'test_scan', 'test_slurm', 'test_loops',
-        'test_study', 'test_docs',
+        'test_study', 'test_docs', 'test_gpu_check',
     )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
     for item in items:

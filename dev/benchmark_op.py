@@ -8,12 +8,14 @@ measure the op needs PyTorch alone, for dev/gpu_check.py.
 import argparse
 import copy
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from torch.utils.benchmark import Timer
 from mmsifa import __version__
 from mmsifa.fileio.text_files import table
 from mmsifa.models import SIFA
-from mmsifa.ops import BACKENDS, exportable, inter_frame_attention
+from mmsifa.ops import BACKENDS, exportable, inter_frame_attention, triton
 from mmsifa.ops.arguments import AttentionOptions
 
 # Feature frames of a clip, channels, height and width.
@@ -36,6 +38,9 @@ SHAPES = {
     )
     for channels, size in stages
 }
+# What a channel of a tap costs, read off the Triton kernels: multiplications and additions, where a
+# fused one counts once, and conversions of inputs to float32, where they are narrower.
+OPERATIONS = {'forward': (6, 4), 'backward': (25, 4)}
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -111,7 +116,7 @@ def measure(
     args: argparse.Namespace,
 ) -> Iterator[dict]:
     """Time the contestants of every pass in turns, so that all see the same machine."""
-    clock, pause = (gpu_milliseconds, 1.0) if args.device == 'cuda' else (cpu_milliseconds, 0.0)
+    clock, pause = clock_of(args.device), 1.0 if args.device == 'cuda' else 0.0
     for name, contestants in contest(subject, args):
         numbers = {}
         for contestant, run in contestants.items():
@@ -129,6 +134,11 @@ def measure(
                 'ms': round(statistics.median(rounds), 4),
                 'ms_of_rounds': [round(ms, 4) for ms in rounds],
             }
+
+
+def clock_of(device: str) -> Callable[[Callable[[], object], int], float]:
+    """Return what times so many calls on a device."""
+    return gpu_milliseconds if device == 'cuda' else cpu_milliseconds
 
 
 def cpu_milliseconds(run: Callable[[], object], number: int) -> float:
@@ -159,22 +169,15 @@ def time_op(
     name: str, args: argparse.Namespace
 ) -> Iterable[tuple[str, dict[str, Callable[[], object]]]]:
     """Yield forward and forward + backward pass of all that compute, or bound, the op."""
-    t, c, size = SHAPES[name]
-    dtype = DTYPES[args.dtype]
-    factory: dict[str, Any] = dict(device=args.device, dtype=dtype)
-    torch.manual_seed(0)
-    frames = torch.randn(args.clips, t, size, size, c, **factory).permute(0, 1, 4, 2, 3)
-    query, value = frames[:, :-1], frames[:, 1:]
-    offset = torch.randn(args.clips, t - 1, size, size, 18, **factory).permute(0, 1, 4, 2, 3)
-    d_out = torch.randn_like(query)
-    conv = nn.Conv2d(c, c, 3, padding=1, **factory)
+    query, value, offset, d_out, options = make_inputs(name, args)
+    c, dtype = query.shape[2], query.dtype
+    conv = nn.Conv2d(c, c, 3, padding=1, device=args.device, dtype=dtype)
     contestants: dict[str, Callable] = {
         backend: lambda *inputs, backend=backend: inter_frame_attention(*inputs, backend=backend)
         for backend in BACKENDS
         if BACKENDS[backend].unsupported_reason(query) is None
         and backend_is_at_home(backend, query)
     }
-    options = AttentionOptions(kernel_size=3, dilation=1, num_heads=1, scale=1 / c, softmax=False)
     contestants['grid_sample'] = partial(exportable.inter_frame_attention, options=options)
     if not args.no_compile:
         contestants['grid_sample, compiled'] = torch.compile(
@@ -215,6 +218,88 @@ def time_op(
     torch._dynamo.reset()
 
 
+def make_inputs(
+    name: str, args: argparse.Namespace
+) -> tuple[Tensor, Tensor, Tensor, Tensor, AttentionOptions]:
+    """Make query, value, offset and an output's gradient, with channels last as in a network."""
+    t, c, size = SHAPES[name]
+    factory: dict[str, Any] = dict(device=args.device, dtype=DTYPES[args.dtype])
+    torch.manual_seed(0)
+    frames = torch.randn(args.clips, t, size, size, c, **factory).permute(0, 1, 4, 2, 3)
+    query, value = frames[:, :-1], frames[:, 1:]
+    offset = torch.randn(args.clips, t - 1, size, size, 18, **factory).permute(0, 1, 4, 2, 3)
+    options = AttentionOptions(kernel_size=3, dilation=1, num_heads=1, scale=1 / c, softmax=False)
+    return query, value, offset, torch.randn_like(query), options
+
+
+def time_backward(
+    name: str, args: argparse.Namespace
+) -> Iterable[tuple[str, dict[str, Callable[[], object]]]]:
+    """Yield the backward kernels alone, at the largest frame also those that add in order."""
+    query, value, offset, d_out, options = make_inputs(name, args)
+
+    def backward() -> object:
+        return BACKENDS['triton'].backward(d_out, query, value, offset, options)
+
+    def in_order() -> object:
+        torch.use_deterministic_algorithms(True)
+        try:
+            return backward()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    largest = max(size for _, _, size in SHAPES.values())
+    contestants = {'triton': backward, 'triton, in order': in_order}
+    yield 'backward', contestants if query.shape[-1] == largest else {'triton': backward}
+
+
+def time_tiles(
+    name: str, args: argparse.Namespace, kernel: str, most: int | None = None
+) -> Iterator[dict]:
+    """Time a pass of the Triton kernels with each tile that it could have, the rule's first."""
+    from triton.runtime import OutOfResources
+
+    query, value, offset, d_out, options = make_inputs(name, args)
+    backend, clock = BACKENDS['triton'], clock_of(args.device)
+
+    def run() -> tuple[Tensor, ...]:
+        if kernel == 'forward':
+            return (backend.forward(query, value, offset, options),)
+        return backend.backward(d_out, query, value, offset, options)
+
+    channels = 1 << (query.shape[2] - 1).bit_length()
+    key = (kernel, channels, query.element_size())
+    expected = None
+    for tile in candidate_tiles(kernel, channels)[:most]:
+        result = {'subject': name, 'pass': kernel, 'channels': channels, 'tile': list(tile)}
+        with mock.patch.dict(triton.TILES, {key: tile}):
+            try:
+                results = run()
+            except OutOfResources as reason:
+                yield result | {'ms': None, 'reason': str(reason)}
+                continue
+            expected = expected or results
+            for got, exact in zip(results, expected, strict=True):
+                error = (got.double() - exact.double()).norm() / exact.double().norm()
+                if not error < (1e-4 if query.dtype == torch.float32 else 2e-2):
+                    raise AssertionError(f'{tile} is off by {error:.1e}')
+            ms = statistics.median(clock(run, 5) for _ in range(args.rounds))
+        yield result | {'ms': round(ms, 5)}
+
+
+def candidate_tiles(kernel: str, channels: int) -> list[triton.Tile]:
+    """Return the rule's tile, then all whose threads hold 4 to 32 numbers (backward 16)."""
+    rule = triton.rule(channels)
+    tiles = []
+    for positions in (1 << i for i in range(8)):
+        for num_warps in (2, 4, 8, 16):
+            held = positions * channels / (32 * num_warps)
+            if 4 <= held <= (32 if kernel == 'forward' else 16) and positions * channels <= 8192:
+                bands = {1, 1 if positions < 4 else 2 if positions < 16 else 4}
+                tiles += [triton.Tile(positions, band, num_warps) for band in sorted(bands)]
+    return [rule, *(tile for tile in tiles if tile != rule)]
+
+
 def backend_is_at_home(backend: str, query: Tensor) -> bool:
     """Tell whether a backend is meant for the device, rather than only able to run there."""
     automatic_on = BACKENDS[backend].automatic_on
@@ -228,14 +313,14 @@ def time_network(
     import numpy as np
     from mmaction.registry import MODELS
     from mmaction.structures import ActionDataSample
-    from mmengine.config import Config
     from mmengine.optim import AmpOptimWrapper, OptimWrapper
     from mmengine.registry import init_default_scope
 
+    from mmsifa.apis import load_config
     from mmsifa.apis.analysis import clip_of
 
     init_default_scope('mmaction')
-    cfg = Config.fromfile(config)
+    cfg = load_config(config)
     with_sifa = MODELS.build({**cfg.model, 'train_cfg': None, 'test_cfg': None})
     without = copy.deepcopy(with_sifa)
     for module in list(without.modules()):
@@ -249,7 +334,8 @@ def time_network(
     rng = np.random.default_rng(0)
     batch = {
         'inputs': [
-            torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(args.clips)
+            torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)).to(args.device)
+            for _ in range(args.clips)
         ],
         'data_samples': [ActionDataSample().set_gt_label(0) for _ in range(args.clips)],
     }
@@ -330,6 +416,79 @@ def op_tables(records: list[dict]) -> str:
         ]
         tables += table([f'{name}, times `{ours}`', *others], rows) + '\n'
     return tables
+
+
+def limits(result: dict, machine: dict) -> tuple[float, float] | None:
+    """Return the fewest milliseconds that traffic and arithmetic of a result's pass take.
+
+    Each number of the inputs is read once, also that of a frame that is value and next query, and
+    each of the outputs written once, at a copy's rate; the arithmetic is that of ``OPERATIONS``, at
+    one a cycle and lane.
+    """
+    if result['contestant'] != 'triton' or result['pass'] not in OPERATIONS:
+        return None
+    if 'bytes_per_second' not in machine:
+        return None
+    t, c, size = result['shape']
+    bytes_each = 4 if result['dtype'] == 'float32' else 2
+    pixels, pairs = result['clips'] * size * size, t - 1
+    # Forward: frames, output, offsets. Backward: frames, three gradients as large, offsets twice.
+    frames, offsets = (
+        (t + pairs, pairs) if result['pass'] == 'forward' else (t + 3 * pairs, 2 * pairs)
+    )
+    moved = pixels * (frames * c + offsets * 18) * bytes_each
+    arithmetic, conversions = OPERATIONS[result['pass']]
+    operations = 9 * pixels * pairs * c * (arithmetic + (conversions if bytes_each < 4 else 0))
+    memory = 1e3 * moved / machine['bytes_per_second']
+    return memory, 1e3 * operations / machine.get('operations_per_second', math.inf)
+
+
+def roofline_table(results: list[dict], machine: dict) -> str:
+    """Compare the op's passes with what bounds them."""
+    rows = []
+    for result in results:
+        bounds = limits(result, machine)
+        if bounds is None:
+            continue
+        memory, arithmetic = bounds
+        bound = 'memory' if memory >= arithmetic else 'arithmetic'
+        share, of_copy = max(bounds) / result['ms'], memory / result['ms']
+        numbers = [f'{memory:.3g}', f'{arithmetic:.3g}', f'{result["ms"]:.3g}']
+        percent = [f'{100 * share:.0f} %', f'{100 * of_copy:.0f} %']
+        rows.append([f'{result["subject"]}, {result["pass"]}', bound, *numbers, *percent])
+    head = ['', 'bound by', 'traffic alone, ms', 'arithmetic alone, ms', 'measured, ms']
+    return table([*head, 'bound / measured', "of a copy's rate"], rows, 2) if rows else ''
+
+
+def tile_tables(results: list[dict]) -> str:
+    """Show the fastest tile of each shape, and of each entry that the code's table could have."""
+    if not results:
+        return ''
+    groups: dict[tuple, dict[tuple, float]] = {}
+    for r in results:
+        if r['ms'] is None:
+            continue
+        key = (r['pass'], r['dtype'], r['channels'], r['subject'])
+        groups.setdefault(key, {})[tuple(r['tile'])] = r['ms']
+    rows = []
+    shared: dict[tuple, list[dict[tuple, float]]] = {}
+    for (kernel, dtype, channels, subject), times in groups.items():
+        rule, best = next(iter(times)), min(times, key=lambda tile: times[tile])
+        cells = [f'{times[rule]:.4g}', f'{times[best]:.4g}', f'{times[rule] / times[best]:.2f}']
+        rows.append([f'{subject}, {kernel}, {dtype}', str(rule), str(best), *cells])
+        shared.setdefault((kernel, channels, dtype), []).append(
+            {tile: ms / times[best] for tile, ms in times.items()}
+        )
+    text = '\n## Tiles\n\nPositions, rows that they spread over, warps.\n\n'
+    head = ['', "the rule's", 'fastest', "the rule's, ms", 'fastest, ms', 'ratio']
+    text += table(head, rows, 3)
+    text += '\nThe best for all shapes of an entry of `TILES`:\n\n```python\n'
+    for (kernel, channels, dtype), slowness in shared.items():
+        common = [tile for tile in slowness[0] if all(tile in times for times in slowness)]
+        best = min(common, key=lambda tile: sum(times[tile] for times in slowness))
+        entry = (kernel, channels, 4 if dtype == 'float32' else 2)
+        text += f'{entry!r}: Tile{best!r},\n'
+    return text + '```\n'
 
 
 def network_tables(records: list[dict]) -> str:
