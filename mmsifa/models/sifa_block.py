@@ -4,6 +4,7 @@ It needs PyTorch alone, so ``temporal_parts.py`` registers both with MMAction2.
 """
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
 from mmsifa.ops.arguments import check_flags, check_integers
 from mmsifa.ops.backends import check_name
-from mmsifa.ops.functional import check_options
+from mmsifa.ops.functional import check_options, is_autocasting
 
 
 def check_sifa(
@@ -33,6 +34,20 @@ def check_sifa(
     check_options(kernel_size, dilation, num_heads, softmax)
     check_flags(**flags)
     check_name(backend)
+
+
+class OffsetConv(nn.Conv2d):
+    """A convolution that computes in float32 what comes in half precision, also under autocast.
+
+    Pixels need it: between 8 and 16 of them bfloat16 has steps of 1/16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve features (N, C, H, W) of any float dtype."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if is_autocasting(device) else nullcontext():
+            return self._conv_forward(x.to(dtype), self.weight.to(dtype), self.bias)
 
 
 class SIFA(nn.Module):
@@ -131,7 +146,7 @@ class SIFA(nn.Module):
         self.backend = backend
         self.init_cfg = copy.deepcopy(init_cfg)
         if deformable:
-            self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
+            self.conv_offset = OffsetConv(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
         taps = nn.Parameter(torch.empty(kernel_size**2, channels)) if tap_embedding else None
         self.register_parameter('tap_embedding', taps)
         self._set_to_zero()
@@ -208,15 +223,15 @@ class SIFA(nn.Module):
             following: Frames t + 1, of the same shape.
 
         Returns:
-            Offsets (N, T, 2*K*K, H, W) in pixels, of the dtype of ``now``.
+            Offsets (N, T, 2*K*K, H, W) in pixels: predicted in float32 from features of half
+            precision, or zeros of their dtype.
         """
         n, t, _, h, w = now.shape
         if not self.deformable:
             return now.new_zeros(1).expand(n, t, 2 * self.kernel_size**2, h, w)
         # A copy of the slice keeps channels last, which flatten alone would lose.
         clue = self.motion_saliency(now, following) if self.motion_rescaling else following.clone()
-        offset = self.conv_offset(clue.flatten(0, 1))
-        return offset.unflatten(0, (n, t)).to(now.dtype)  # autocast may have narrowed it
+        return self.conv_offset(clue.flatten(0, 1)).unflatten(0, (n, t))
 
     @staticmethod
     def motion_saliency(now: Tensor, following: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def inter_frame_attention(
     Args:
         query: Frames t, (N, T, C, H, W).
         value: Frames t + 1, of the same shape.
-        offset: (N, T, 2*K*K, H, W), in pixels.
+        offset: (N, T, 2*K*K, H, W), in pixels, of the dtype of ``query`` or float32.
         options: What is computed.
 
     Returns:

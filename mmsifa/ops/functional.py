@@ -37,14 +37,16 @@ def inter_frame_attention(
     where :math:`v(\cdot)` is bilinear with zeros outside the frame: a sample counts where
     ``-1 < y < H`` and ``-1 < x < W``, and its gradient at a whole pixel is the one towards the next
     pixel. A NaN, infinite or huge offset is outside: it gives zero and zero gradient. Inputs of
-    half precision are accumulated in float32. All three inputs have gradients; query and value must
-    be finite.
+    half precision are accumulated in float32, where positions are computed, too. All three inputs
+    have gradients of their own dtypes; query and value must be finite. Under autocast query and
+    value take the wider of their dtypes, and an offset of another one becomes float32.
 
     Args:
         query: Frames t, (N, T, C, H, W), of any float dtype and any strides.
         value: Frames t + 1, of the shape, dtype and device of ``query``.
         offset: (N, T, 2*K*K, H, W), in pixels of the feature map: channel 2k moves tap k down and
-            channel 2k + 1 moves it to the right.
+            channel 2k + 1 moves it to the right. Of the dtype of ``query`` or float32, which half
+            precision cannot replace: bfloat16 has steps of 1/16 between 8 and 16 pixels.
         kernel_size: K, odd. Defaults to 3.
         dilation: Distance of neighbouring taps in pixels. Defaults to 1.
         num_heads: Number of attention heads; it divides C. Defaults to 1.
@@ -99,7 +101,8 @@ def inter_frame_attention_weights(
     Args:
         query: Frames t, (N, T, C, H, W), of any float dtype and any strides.
         value: Frames t + 1, of the shape, dtype and device of ``query``.
-        offset: (N, T, 2*K*K, H, W), in pixels of the feature map.
+        offset: (N, T, 2*K*K, H, W), in pixels of the feature map, of the dtype of ``query`` or
+            float32.
         kernel_size: K, odd. Defaults to 3.
         dilation: Distance of neighbouring taps in pixels. Defaults to 1.
         num_heads: Number of attention heads G; it divides C. Defaults to 1.
@@ -161,19 +164,18 @@ def _checked(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> Attent
     if c % num_heads:
         raise ValueError(f'num_heads must divide the {c} channels of query, got {num_heads}')
     offset_shape = (n, t, 2 * kernel_size**2, h, w)
-    for name, tensor, shape in (
-        ('value', value, (n, t, c, h, w)),
-        ('offset', offset, offset_shape),
+    for name, tensor, shape, dtypes in (
+        ('value', value, (n, t, c, h, w), [query.dtype]),
+        ('offset', offset, offset_shape, [query.dtype, torch.float32]),
     ):
         if tuple(tensor.shape) != shape:
             raise ValueError(
                 f'{name} must have shape {shape} for query {tuple(query.shape)} and '
                 f'kernel_size={kernel_size}, got {tuple(tensor.shape)}'
             )
-        if tensor.dtype != query.dtype and not _autocasts(query.device.type):
-            raise ValueError(
-                f'{name} must have the dtype of query, {query.dtype}, got {tensor.dtype}'
-            )
+        if tensor.dtype not in dtypes and not is_autocasting(query.device.type):
+            expected = ', or '.join(map(str, dict.fromkeys(dtypes)))
+            raise ValueError(f'{name} must have the dtype of query, {expected}, got {tensor.dtype}')
         if tensor.device != query.device:
             raise ValueError(
                 f'{name} must be on the device of query, {query.device}, got {tensor.device}'
@@ -185,5 +187,6 @@ def _checked(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> Attent
     return options._replace(scale=float(scale))
 
 
-def _autocasts(device: str) -> bool:
+def is_autocasting(device: str) -> bool:
+    """Return whether autocast is on for this type of device."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -99,7 +99,7 @@ class _Convolution:
     def __init__(self, value: Tensor, offset: Tensor, options: AttentionOptions) -> None:
         kernel_size, dilation, num_heads = options[:3]
         self.value = _frames(value)
-        offset = _push_outside_far_away(_frames(offset), kernel_size, dilation)
+        offset = _push_outside_far_away(_frames(offset).to(self.value.dtype), kernel_size, dilation)
         self.offset = offset.repeat(1, num_heads, 1, 1)
         channels = value.shape[2]
         block = math.gcd(channels, _BLOCK)

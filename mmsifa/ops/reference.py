@@ -74,8 +74,7 @@ def _like(x: Tensor, rows: Tensor) -> Tensor:
 def _positions(offset: Tensor, kernel_size: int, dilation: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield y and x, each (N*T, H, W), of every tap."""
     n, t, _, h, w = offset.shape
-    dtype = torch.promote_types(offset.dtype, torch.float32)
-    o = offset.to(dtype).reshape(n * t, kernel_size**2, 2, h, w)
+    o = offset.reshape(n * t, kernel_size**2, 2, h, w)
     rows = torch.arange(h, device=o.device).view(h, 1)
     cols = torch.arange(w, device=o.device).view(1, w)
     for k in range(kernel_size**2):
@@ -124,7 +123,7 @@ def _attend(
     q: Tensor, v: Tensor, offset: Tensor, options: AttentionOptions
 ) -> tuple[list, list[Tensor], Tensor]:
     """Return of every tap its corners, its samples (B, C) and its weights, (K*K, B, G)."""
-    positions = _positions(offset, options.kernel_size, options.dilation)
+    positions = _positions(offset.to(q.dtype), options.kernel_size, options.dilation)
     taps = [_corners(*position) for position in positions]
     samples = [_sample(v, tap) for tap in taps]
     scores = _dots(q, samples, options.num_heads) * options.scale

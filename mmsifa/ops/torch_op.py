@@ -91,10 +91,11 @@ inter_frame_attention_backward.register_autograd(_refuse)
 
 
 def _promote(query, value, offset, *options):
-    """Autocast: compute in the widest dtype among the inputs, as torch.cat does."""
-    dtype = torch.promote_types(torch.promote_types(query.dtype, value.dtype), offset.dtype)
+    """Autocast: features in the wider of their dtypes, offsets in that one or float32."""
+    dtype = torch.promote_types(query.dtype, value.dtype)
+    offset = offset if offset.dtype == dtype else offset.float()
     with torch.autocast(query.device.type, enabled=False):
-        return inter_frame_attention(*(x.to(dtype) for x in (query, value, offset)), *options)
+        return inter_frame_attention(query.to(dtype), value.to(dtype), offset, *options)
 
 
 _library = Library('mmsifa', 'FRAGMENT')

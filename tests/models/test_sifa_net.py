@@ -46,6 +46,30 @@ def test_block_is_what_the_paper_says(options):
     assert torch.equal(y[:, 2], x[:, 2])
 
 
+@pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'bfloat16'])
+def test_half_precision_rounds_no_offset_of_a_block(autocast):
+    block = SIFA(64)
+    torch.nn.init.normal_(block.conv_offset.weight, std=0.4)
+    block.to(torch.float32 if autocast else torch.bfloat16)
+    kernel = block.conv_offset.weight
+    x = torch.randn(2, 3, 64, 9, 9, dtype=torch.bfloat16)
+    now, following = x[:, :-1], x[:, 1:]
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        offset = block.predict_offset(now, following)
+        y = block(x)
+    saliency = block.motion_saliency(now, following).flatten(0, 1).double()
+    exact = F.conv2d(saliency, kernel.double(), padding=1)
+    assert 8 < exact.abs().mean() < 16
+    assert offset.dtype == torch.float32
+    torch.testing.assert_close(offset.flatten(0, 1).double(), exact, rtol=1e-5, atol=1e-4)
+    attended = inter_frame_attention(now, following, offset)
+    assert attended.dtype == torch.bfloat16
+    assert torch.equal(y[:, :-1], now + attended)
+    (grad,) = torch.autograd.grad(y.square().sum(), kernel)
+    assert grad.dtype == kernel.dtype
+    assert grad.any()
+
+
 def test_block_of_one_frame_changes_nothing_and_still_has_gradients():
     block = SIFA(4)
     x = torch.randn(2, 1, 4, 6, 5)

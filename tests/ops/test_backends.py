@@ -213,10 +213,26 @@ def test_equals_the_reference(backend, device, case):
 SMALL = [case for case in CASES['cpu'] if case.samples < 100_000][:12]
 
 
+IN_FLOAT64 = [name for name in BACKENDS if takes(name, torch.float64, 'cpu')]
+
+
 @pytest.mark.parametrize('case', SMALL, ids=lambda case: '-'.join(map(str, case)))
-@pytest.mark.parametrize('backend', [name for name in FUSED if takes(name, torch.float64, 'cpu')])
+@pytest.mark.parametrize('backend', [name for name in IN_FLOAT64 if name in FUSED])
 def test_float64_is_exact(backend, case):
     assert_equals_reference(backend, 'cpu', case, torch.float64, rtol=1e-11)
+
+
+@pytest.mark.parametrize('backend', IN_FLOAT64)
+def test_float32_offsets_beside_float64_are_taken_exactly(backend):
+    case = Case(6, (5, 7), 3, 1, 2, 2, True, 'fractional', 'slices')
+    query, value, offset, d_out = inputs(case, torch.float32)
+    run, results = BACKENDS[backend], []
+    for o in (offset, offset.float()):
+        out = run.forward(query, value, o, case.options)
+        results.append([out, *run.backward(d_out, query, value, o, case.options)])
+    assert results[1][3].dtype == torch.float32
+    for exact, got in zip(*results, strict=True):
+        assert torch.equal(got, exact.to(got.dtype))
 
 
 HALF = [
@@ -232,6 +248,36 @@ HALF = [
 def test_half_inputs_lose_nothing_but_the_last_rounding(backend, device, dtype, softmax):
     case = Case(64, (7, 7), 3, 1, 2, 1, softmax, 'fractional', 'slices')
     assert_equals_reference(backend, device, case, dtype, rtol=torch.finfo(dtype).eps)
+
+
+REFERENCE = [('reference', DEVICE, dtype) for dtype in (torch.bfloat16, torch.float16)]
+
+
+@pytest.mark.parametrize(('backend', 'device', 'dtype'), HALF + REFERENCE, ids=str)
+def test_float32_offsets_beside_half_features_lose_nothing(backend, device, dtype):
+    """Offsets of 8 to 16 pixels, where bfloat16 has steps of 1/16, towards the middle."""
+    case = Case(32, (18, 18), 3, 1, 1, 1, False, 'zero', 'slices')
+    query, value, _, d_out = (x[:1] for x in inputs(case, dtype))
+    towards = 2 * (torch.arange(18) < 9) - 1
+    down, right = 8 + 8 * torch.rand(2, 1, 1, 9, 18, 18)
+    offset = torch.stack([down * towards[:, None], right * towards], dim=3).flatten(2, 3)
+    exact = query, value, offset.double(), case.options
+    expected = BACKENDS['reference'].forward(*exact)
+    expected = expected, *BACKENDS['reference'].backward(d_out, *exact)
+
+    def error(x, y):
+        return ((x.double().cpu() - y).norm() / y.norm()).item()
+
+    run = BACKENDS[backend]
+    q, v, g = (x.to(device, dtype) for x in (query, value, d_out))
+    ins = q, v, offset.to(device), case.options
+    got = run.forward(*ins), *run.backward(g, *ins)
+    assert [x.dtype for x in got] == [dtype, dtype, dtype, torch.float32]
+    *of_features, of_offset = map(error, got, expected)
+    assert max(of_features) < torch.finfo(dtype).eps / 2  # the last rounding alone
+    assert of_offset < 1e-5
+    rounded = run.forward(q, v, offset.to(device, dtype), case.options)
+    assert error(rounded, expected[0]) > 10 * of_features[0]
 
 
 @pytest.mark.parametrize(('backend', 'device', 'dtype'), HALF, ids=str)

@@ -7,7 +7,7 @@ from mmsifa.ops import exportable, inter_frame_attention
 from mmsifa.ops.arguments import AttentionOptions
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ('shape', 'options'),
     [
@@ -22,10 +22,16 @@ def test_is_the_op(shape, options, dtype):
     options = dict(kernel_size=3, dilation=1, num_heads=1, softmax=False) | options
     options.setdefault('scale', options['num_heads'] / c)
     query, value = torch.randn(2, *shape, dtype=dtype)
-    offset = 3 * torch.randn(n, t, 2 * options['kernel_size'] ** 2, h, w, dtype=dtype)
+    offset = 3 * torch.randn(n, t, 2 * options['kernel_size'] ** 2, h, w)
+    offset = offset if dtype == torch.bfloat16 else offset.to(dtype)
     flat = offset.view(-1)
     flat[::11], flat[1::13], flat[2::17], flat[3::19] = torch.nan, torch.inf, -torch.inf, 1e30
     expected = inter_frame_attention(query, value, offset, **options)
     out = exportable.inter_frame_attention(query, value, offset, AttentionOptions(**options))
-    atol = 1e-5 if dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(out, expected, rtol=0, atol=atol)
+    assert out.dtype == dtype
+    rtol, atol = {
+        torch.float32: (0, 1e-5),
+        torch.float64: (0, 1e-12),
+        torch.bfloat16: (torch.finfo(dtype).eps, 1e-5),  # one rounding of nearly the same number
+    }[dtype]
+    torch.testing.assert_close(out, expected, rtol=rtol, atol=atol)

@@ -293,6 +293,8 @@ q, v, o = inputs((2, 3, 4, 6, 6), dtype=torch.float32)
         ((q, v, o), dict(kernel_size=5), r'offset must have shape \(2, 3, 50, 6, 6\)'),
         ((q, v.double(), o), {}, r'value must have the dtype of query, torch.float32, got torch'),
         ((q, v, o.half()), {}, r'offset must have the dtype of query, torch.float32, got torch'),
+        ((q.half(), v.half(), o.double()), {},
+         'offset must have the dtype of query, torch.float16, or torch.float32, got torch.float64'),
         ((q, v, o.to('meta')), {}, r'offset must be on the device of query, cpu, got meta'),
         ((q, v, None), {}, r'offset must be a tensor, got NoneType'),
         ((q, v, o), dict(kernel_size=2), r'kernel_size must be odd.* got 2'),

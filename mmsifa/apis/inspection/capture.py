@@ -135,7 +135,6 @@ def _look(
     now, following = x[:, :-1], x[:, 1:]
     if offset is None:
         offset = layer.predict_offset(now, following)  # zeros
-    offset = offset.to(x.dtype)  # as the layer does
     weights = inter_frame_attention_weights(now, following, offset, **layer.op_cfg)
     saliency = layer.motion_saliency(now, following).float().abs().mean(dim=2)
     offset = offset.unflatten(2, (layer.kernel_size**2, 2))

@@ -37,9 +37,9 @@ Problem problem(const Tensor& query, const Tensor& value, const Tensor& offset, 
               "inter-frame attention got offsets that do not fit");
   TORCH_CHECK(p.pixels() < (1 << 30) && dilation * kernel_size < (1 << 30),
               "inter-frame attention on the CPU takes frames of less than 2**30 pixels");
-  for (const Tensor& x : {value, offset})
-    TORCH_CHECK(x.scalar_type() == query.scalar_type() && x.is_cpu() && query.is_cpu(),
-                "inter-frame attention got tensors of different kinds");
+  TORCH_CHECK(value.scalar_type() == query.scalar_type() && query.is_cpu() && value.is_cpu() &&
+                  offset.is_cpu(),
+              "inter-frame attention got tensors of different kinds");
   return p;
 }
 
@@ -55,6 +55,11 @@ Tensor readable(const Tensor& x, bool any_channel_stride = false) {
   const bool even = x.size(3) == 1 || x.size(4) == 1 || x.stride(3) == x.size(4) * x.stride(4);
   const bool adjacent = any_channel_stride || x.size(2) == 1 || x.stride(2) == 1;
   return even && adjacent ? x : empty_with_channels_last(x).copy_(x);
+}
+
+// Offsets are read in the precision of the sums.
+Tensor readable_offset(const Tensor& offset, const Tensor& query) {
+  return readable(offset.to(query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), true);
 }
 
 template <typename scalar>
@@ -86,10 +91,12 @@ Tensor forward(const Tensor& query, const Tensor& value, const Tensor& offset, i
       problem(query, value, offset, kernel_size, dilation, heads, scale, softmax);
   Tensor out = empty_with_channels_last(query);
   if (out.numel() == 0) return out;
-  const Tensor q = readable(query), v = readable(value), o = readable(offset, true);
+  const Tensor q = readable(query), v = readable(value);
+  const Tensor o = readable_offset(offset, query);
   with_dtype(query, [&](auto zero) {
     using scalar = decltype(zero);
-    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(o), {}};
+    using real = accumulator_t<scalar>;
+    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), {}, input<real>(o)};
     auto* to = static_cast<scalar*>(out.mutable_data_ptr());
     at::parallel_for(0, p.blocks(), grain_size(p), [&](int64_t begin, int64_t end) {
       mmsifa::forward<scalar>(p, in, to, begin, end);
@@ -108,18 +115,20 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& d_out, const Tensor& q
                   d_out.is_cpu(),
               "inter-frame attention got a gradient that does not fit");
   Tensor d_query = empty_with_channels_last(query), d_value = empty_with_channels_last(value);
-  Tensor d_offset = empty_with_channels_last(offset);
-  if (query.numel() == 0) return {d_query, d_value, d_offset.zero_()};
-  const Tensor q = readable(query), v = readable(value), o = readable(offset, true);
+  if (query.numel() == 0)
+    return {d_query, d_value, empty_with_channels_last(offset).zero_()};
+  const Tensor q = readable(query), v = readable(value);
+  const Tensor o = readable_offset(offset, query);
   const Tensor g = readable(d_out);
+  const Tensor d_offset = empty_with_channels_last(o);
   with_dtype(query, [&](auto zero) {
     using scalar = decltype(zero);
     using real = accumulator_t<scalar>;
-    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(o),
-                                    input<scalar>(g)};
+    const mmsifa::Inputs<scalar> in{input<scalar>(q), input<scalar>(v), input<scalar>(g),
+                                    input<real>(o)};
     auto* to_query = static_cast<scalar*>(d_query.mutable_data_ptr());
     auto* to_value = static_cast<scalar*>(d_value.mutable_data_ptr());
-    auto* to_offset = static_cast<scalar*>(d_offset.mutable_data_ptr());
+    auto* to_offset = static_cast<real*>(d_offset.mutable_data_ptr());
     const Tensor buffer = at::empty({p.frames * p.pixels() * p.heads * p.taps() * 2},
                                     at::CppTypeToScalarType<real>::value);
     auto* attention = buffer.mutable_data_ptr<real>();
@@ -137,7 +146,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& d_out, const Tensor& q
       }
     });
   });
-  return {d_query, d_value, d_offset};
+  return {d_query, d_value, d_offset.to(offset.scalar_type())};
 }
 
 }  // namespace

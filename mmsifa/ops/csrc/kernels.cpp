@@ -78,16 +78,16 @@ struct Samples {
   real below[kBlock], right[kBlock];  // distance from the upper left pixel
 };
 
-template <typename scalar, typename real>
-inline void locate(const Problem& p, const Input<scalar>& offset, const Block& block, int64_t tap,
+template <typename real>
+inline void locate(const Problem& p, const Input<real>& offset, const Block& block, int64_t tap,
                    Samples<real>& s) {
-  const scalar* frame = frame_of(p, offset, block.frame);
+  const real* frame = frame_of(p, offset, block.frame);
   real down[kBlock], along[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) {
-    const scalar* o = frame + (block.first + std::min(i, block.count - 1)) * offset.pixel_stride +
-                      2 * tap * offset.channel_stride;
-    down[i] = load(o[0]);
-    along[i] = load(o[offset.channel_stride]);
+    const real* o = frame + (block.first + std::min(i, block.count - 1)) * offset.pixel_stride +
+                    2 * tap * offset.channel_stride;
+    down[i] = o[0];
+    along[i] = o[offset.channel_stride];
   }
   const int64_t middle = p.kernel_size / 2;
   const auto tap_row = static_cast<int32_t>(p.dilation * (tap / p.kernel_size - middle));
@@ -222,7 +222,7 @@ inline void forward_blocks(const Problem& p, const Inputs<scalar>& in, scalar* o
 
 template <int fixed_taps, typename scalar, typename real>
 inline void backward_blocks(const Problem& p, const Inputs<scalar>& in, scalar* d_query,
-                            scalar* d_offset, real* attention, int64_t begin, int64_t end) {
+                            real* d_offset, real* attention, int64_t begin, int64_t end) {
   const int64_t taps = fixed_taps ? fixed_taps : p.taps();
   const int64_t per_head = p.channels / p.heads, pixel_stride = in.value.pixel_stride;
   std::vector<Samples<real>> samples(taps);
@@ -287,9 +287,9 @@ inline void backward_blocks(const Problem& p, const Inputs<scalar>& in, scalar* 
         real e[4];
         for (int j = 0; j < 4; ++j) e[j] = s.exists[j][i] * d_pixels[4 * k + j];
         const real below = s.below[i], right = s.right[i];
-        scalar* to = d_offset + (position * taps + k) * 2;
-        store(to[0], (1 - right) * (e[2] - e[0]) + right * (e[3] - e[1]));
-        store(to[1], (1 - below) * (e[1] - e[0]) + below * (e[3] - e[2]));
+        real* to = d_offset + (position * taps + k) * 2;
+        to[0] = (1 - right) * (e[2] - e[0]) + right * (e[3] - e[1]);
+        to[1] = (1 - below) * (e[1] - e[0]) + below * (e[3] - e[2]);
       }
     }
   }
@@ -353,8 +353,8 @@ inline void backward_value_channels(const Problem& p, const Inputs<scalar>& in,
   }                                                                                               \
   template <>                                                                                     \
   MULTIVERSION void backward(const Problem& p, const Inputs<scalar>& in, scalar* d_query,        \
-                             scalar* d_offset, accumulator_t<scalar>* attention, int64_t begin,  \
-                             int64_t end) {                                                       \
+                             accumulator_t<scalar>* d_offset, accumulator_t<scalar>* attention,  \
+                             int64_t begin, int64_t end) {                                        \
     if (p.kernel_size == 3)                                                                       \
       backward_blocks<9>(p, in, d_query, d_offset, attention, begin, end);                        \
     else                                                                                          \

@@ -33,11 +33,6 @@ struct Input {
 };
 
 template <typename scalar>
-struct Inputs {
-  Input<scalar> query, value, offset, d_out;  // d_out only in the backward pass
-};
-
-template <typename scalar>
 struct accumulator {
   using type = float;
 };
@@ -48,6 +43,12 @@ struct accumulator<double> {
 template <typename scalar>
 using accumulator_t = typename accumulator<scalar>::type;
 
+template <typename scalar>
+struct Inputs {
+  Input<scalar> query, value, d_out;  // d_out only in the backward pass
+  Input<accumulator_t<scalar>> offset;
+};
+
 // Each function works on the blocks or channels [begin, end). Results have channels last in memory.
 
 // out: (frames, pixels, channels).
@@ -57,8 +58,9 @@ void forward(const Problem&, const Inputs<scalar>&, scalar* out, int64_t begin, 
 // d_query: (frames, pixels, channels); d_offset: (frames, pixels, 2 * taps); attention: (frames,
 // pixels, heads, taps, 2), the weight of a tap and its score's gradient, for backward_value.
 template <typename scalar>
-void backward(const Problem&, const Inputs<scalar>&, scalar* d_query, scalar* d_offset,
-              accumulator_t<scalar>* attention, int64_t begin, int64_t end);
+void backward(const Problem&, const Inputs<scalar>&, scalar* d_query,
+              accumulator_t<scalar>* d_offset, accumulator_t<scalar>* attention, int64_t begin,
+              int64_t end);
 
 // d_value: (frames, pixels, channels), of one frame and the channels [begin, end). It comes from
 // this frame alone and is added up in the order of the pixels, so it is the same for any number of
