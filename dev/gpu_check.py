@@ -225,7 +225,8 @@ def network_checks(args: argparse.Namespace) -> dict[str, Check]:
 
 def time_steps(args: argparse.Namespace, name: str, clips: int) -> Iterator[dict]:
     """Time a network's training steps and take their memory."""
-    settings = _benchmark(args, 'bfloat16', name)
+    dtype = 'float32' if args.dry_run else 'bfloat16'  # which MMEngine refuses on a CPU
+    settings = _benchmark(args, dtype, name)
     settings.clips, settings.seconds = clips, 1e-6 if args.dry_run else 0.4
     memory = {}
 
