@@ -221,13 +221,17 @@ def time_op(
 def make_inputs(
     name: str, args: argparse.Namespace
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, AttentionOptions]:
-    """Make query, value, offset and an output's gradient, with channels last as in a network."""
+    """Make query, value, offset and an output's gradient, with channels last as in a network.
+
+    Offsets are in float32, as autocast leaves them beside features of half precision.
+    """
     t, c, size = SHAPES[name]
     factory: dict[str, Any] = dict(device=args.device, dtype=DTYPES[args.dtype])
     torch.manual_seed(0)
     frames = torch.randn(args.clips, t, size, size, c, **factory).permute(0, 1, 4, 2, 3)
     query, value = frames[:, :-1], frames[:, 1:]
-    offset = torch.randn(args.clips, t - 1, size, size, 18, **factory).permute(0, 1, 4, 2, 3)
+    offset = torch.randn(args.clips, t - 1, size, size, 18, device=args.device)
+    offset = offset.permute(0, 1, 4, 2, 3)
     options = AttentionOptions(kernel_size=3, dilation=1, num_heads=1, scale=1 / c, softmax=False)
     return query, value, offset, torch.randn_like(query), options
 
@@ -436,7 +440,7 @@ def limits(result: dict, machine: dict) -> tuple[float, float] | None:
     frames, offsets = (
         (t + pairs, pairs) if result['pass'] == 'forward' else (t + 3 * pairs, 2 * pairs)
     )
-    moved = pixels * (frames * c + offsets * 18) * bytes_each
+    moved = pixels * (frames * c * bytes_each + offsets * 18 * 4)
     arithmetic, conversions = OPERATIONS[result['pass']]
     operations = 9 * pixels * pairs * c * (arithmetic + (conversions if bytes_each < 4 else 0))
     memory = 1e3 * moved / machine['bytes_per_second']

@@ -180,8 +180,9 @@ class FillWithNaN(TorchDispatchMode):
         return out
 
 
-def assert_equals_reference(backend, device, case, dtype, rtol):
+def assert_equals_reference(backend, device, case, dtype, rtol, offset_dtype=None):
     query, value, offset, d_out = (x.to(device, dtype) for x in inputs(case, dtype))
+    offset = offset.to(offset_dtype)
     run = BACKENDS[backend]
     with FillWithNaN():
         got = (
@@ -190,7 +191,7 @@ def assert_equals_reference(backend, device, case, dtype, rtol):
         )
     names = ('out', 'd_query', 'd_value', 'd_offset')
     for name, actual, exact in zip(names, got, expected(case, dtype), strict=True):
-        assert actual.dtype == dtype
+        assert actual.dtype == (offset.dtype if name == 'd_offset' else dtype)
         atol = rtol * max(exact.abs().max().item(), 0.1)
         actual = actual.double().cpu()
         torch.testing.assert_close(
@@ -295,19 +296,18 @@ def test_large_activations_of_half_precision_overflow_only_where_the_result_does
     torch.testing.assert_close(out.double(), exact, rtol=rtol, atol=rtol)
 
 
-# The grid again, in turns: an interpreter goes through some of it.
+# The grid again, with types in turns: an interpreter goes through some of it.
+TYPES = list(itertools.product((torch.bfloat16, torch.float16), (None, torch.float32)))
 HALF_GRID = [
-    pytest.param('triton', DEVICE, case, dtype, id=f'{"-".join(map(str, case))}-{dtype}')
-    for case, dtype in zip(
-        CASES['triton'], itertools.cycle([torch.bfloat16, torch.float16]), strict=False
-    )
-][:: 10 if DEVICE == 'cpu' else 1]
+    pytest.param('triton', DEVICE, case, *types, id='-'.join(map(str, (*case, *types))))
+    for case, types in zip(CASES['triton'], itertools.cycle(TYPES), strict=False)
+][:: 11 if DEVICE == 'cpu' else 1]
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize(('backend', 'device', 'case', 'dtype'), HALF_GRID)
-def test_half_inputs_equal_the_reference_over_the_grid(backend, device, case, dtype):
-    assert_equals_reference(backend, device, case, dtype, rtol=torch.finfo(dtype).eps)
+@pytest.mark.parametrize(('backend', 'device', 'case', 'dtype', 'offset_dtype'), HALF_GRID)
+def test_half_inputs_equal_the_reference_over_the_grid(backend, device, case, dtype, offset_dtype):
+    assert_equals_reference(backend, device, case, dtype, torch.finfo(dtype).eps, offset_dtype)
 
 
 NETWORKS = [  # frames of features, channels, size: of SIFA-Net with 16, 32, 64 frames, and Swin-B
@@ -323,7 +323,8 @@ def test_stages_of_networks_equal_the_reference(frames, stage, dtype):
     channels, size = stage
     case = Case(channels, (size, size), 3, 1, 1, frames - 1, False, 'fractional', 'slices')
     rtol = 2e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
-    assert_equals_reference('triton', DEVICE, case, dtype, rtol)
+    for offset_dtype in {dtype, torch.float32}:
+        assert_equals_reference('triton', DEVICE, case, dtype, rtol, offset_dtype)
 
 
 def test_the_backends_that_need_no_gpu_are_here():
