@@ -294,9 +294,9 @@ def _run(command: list[str], **env: str) -> str:
         errors='replace',
     )
     if done.returncode:
-        raise RuntimeError(
-            f'{shlex.join(command)} ended with {done.returncode}: {done.stdout[-3000:]}'
-        )
+        said = f'{shlex.join(command)} ended with {done.returncode}: {done.stdout[-3000:]}'
+        causes = [line for line in done.stdout.splitlines() if 'Error: ' in line]
+        raise RuntimeError('\nE  '.join([said, *causes[:1]]))
     return done.stdout
 
 
