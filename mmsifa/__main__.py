@@ -14,6 +14,7 @@ from mmsifa.commands import (
     make_motion_dataset,
     plot,
     predict,
+    prepare_videos,
     report,
     run_tool,
 )
@@ -28,6 +29,7 @@ COMMANDS = {
     'convert': convert,
     'check-videos': check_videos,
     'make-lists': make_lists,
+    'prepare-videos': prepare_videos,
     'make-motion-dataset': make_motion_dataset,
     'plot': plot,
     'run': run_tool,

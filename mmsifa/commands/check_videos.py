@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,7 +26,6 @@ from mmsifa.fileio.text_files import escape_path
 
 if TYPE_CHECKING:
     from mmsifa.datasets.raw_frames import RawFrames
-    from mmsifa.datasets.reading_process import ReadingProcess
 
     Sample: TypeAlias = str | RawFrames  # a video's path, or the frames of one
 
@@ -167,19 +162,6 @@ def read_samples(args: argparse.Namespace) -> list[Sample]:
     ]
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait, so that it leaves no process that is started and not known yet."""
-    interrupts: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    for number in interrupts:
-        signal.raise_signal(number)
-
-
 def check(
     videos: Iterable[Sample], workers: int, timeout: float, thorough: bool = False
 ) -> Iterator[tuple[Sample, str | None]]:
@@ -194,44 +176,14 @@ def check(
     Yields:
         Each, in the order in which they are done, and None or what failed and why.
     """
-    from mmsifa.datasets.reading_process import ReadingProcess
+    from mmsifa.datasets.reading_process import DecoderCrashError, each_in_process
 
-    waiting = iter(videos)
-    running: dict[ReadingProcess, tuple[Sample, float]] = {}
-    try:
-        while True:
-            while len(running) < workers and (video := next(waiting, None)) is not None:
-                with uninterrupted():
-                    process = ReadingProcess(decode, video, thorough)
-                    running[process] = video, time.monotonic() + timeout
-            if not running:
-                return
-            first = min(deadline for _, deadline in running.values())
-            readable: list[Any] = list(running)
-            done = wait(readable, max(0, first - time.monotonic()))
-            now = time.monotonic()
-            for process, (video, deadline) in list(running.items()):
-                if process in done:
-                    yield video, outcome(process)
-                elif now >= deadline:
-                    yield video, f'decoder: not done after {timeout:g} seconds'
-                else:
-                    continue
-                del running[process]
-                process.close()
-    finally:
-        for process in running:
-            process.close()
-
-
-def outcome(process: ReadingProcess) -> str | None:
-    """What the process of a video has to say, or what happened to it if it says nothing."""
-    from mmsifa.datasets.reading_process import DecoderCrashError
-
-    try:
-        return next(iter(process))
-    except DecoderCrashError as error:
-        return f'decoder: crashed ({error.cause})'
+    tasks = ((video, thorough) for video in videos)
+    for (video, _), failure in each_in_process(decode, tasks, workers, timeout):
+        if isinstance(failure, DecoderCrashError):
+            yield video, f'decoder: crashed ({failure.cause})'
+        else:
+            yield video, f'decoder: {failure}' if isinstance(failure, Exception) else failure
 
 
 def decode(video: Sample, thorough: bool) -> Iterator[str | None]:

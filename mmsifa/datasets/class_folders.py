@@ -134,12 +134,25 @@ def write_lists(
         'val_list_videos.txt': _lines(split.val, delimiter),
         'label_map.txt': ''.join(f'{name}\n' for name in split.classes),
     }
-    for name, text in files.items():
-        file = Path(out, name)
+    write_new({Path(out, name): text for name, text in files.items()}, overwrite)
+
+
+def write_new(files: dict[Path, str], overwrite: bool = False) -> None:
+    """Write texts, all or, where one would replace another content, none.
+
+    Args:
+        files: The text of each file.
+        overwrite: Whether files that are there with another content are replaced. Default: False.
+
+    Raises:
+        FileExistsError: If a file is there with another content.
+        OSError: If a file cannot be written.
+    """
+    for file, text in files.items():
         if not overwrite and file.exists() and file.read_bytes() != text.encode():
             raise FileExistsError(f'{file} is there with another content: it stays as it is')
-    for name, text in files.items():
-        write_atomically(Path(out, name), text)
+    for file, text in files.items():
+        write_atomically(file, text)
 
 
 def _visible(folder: Path) -> list[Path]:

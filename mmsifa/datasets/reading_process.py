@@ -5,11 +5,12 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,66 @@ def read_in_process(target: Callable[..., Iterator], video: str | Path, *args: A
             return list(items)
         except UnreadableVideoError as error:
             raise UnreadableVideoError(f'{video} cannot be read ({error})') from error
+
+
+def each_in_process(
+    target: Callable[..., Iterator], tasks: Iterable[tuple], workers: int, timeout: float
+) -> Generator[tuple[tuple, Any], None, None]:
+    """Run a generator for each of many videos, several at a time, until its first item.
+
+    Args:
+        target: The generator function.
+        tasks: Its arguments, for each video.
+        workers: How many run at a time.
+        timeout: Seconds for each.
+
+    Yields:
+        Arguments and item, in the order in which they are done; in place of the item an
+        :class:`UnreadableVideoError` if the generator raised something, crashed or took too long.
+    """
+    waiting = iter(tasks)
+    running: dict[ReadingProcess, tuple[tuple, float]] = {}
+    try:
+        while True:
+            while len(running) < workers and (task := next(waiting, None)) is not None:
+                with _uninterrupted():
+                    process = ReadingProcess(target, *task)
+                    running[process] = task, time.monotonic() + timeout
+            if not running:
+                return
+            first = min(deadline for _, deadline in running.values())
+            readable: list[Any] = list(running)
+            done = wait(readable, max(0, first - time.monotonic()))
+            now = time.monotonic()
+            for process, (task, deadline) in list(running.items()):
+                if process in done:
+                    try:
+                        item = next(iter(process))
+                    except UnreadableVideoError as error:
+                        item = error
+                    yield task, item
+                elif now >= deadline:
+                    yield task, UnreadableVideoError(f'not done after {timeout:g} seconds')
+                else:
+                    continue
+                del running[process]
+                process.close()
+    finally:
+        for process in running:
+            process.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait, so that it leaves no process that is started and not known yet."""
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    for number in interrupts:
+        signal.raise_signal(number)
 
 
 def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:

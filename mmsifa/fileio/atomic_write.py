@@ -34,20 +34,38 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         >>> [file.name for file in folder.iterdir()]
         ['last_checkpoint']
     """
-    path = Path(path)
     content = content.encode() if isinstance(content, str) else content
+    with replaced(path, len(content)) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replaced(path: str | Path, size: int | None = None) -> Iterator[BinaryIO]:
+    """Write a file as :func:`write_atomically` does, piece by piece.
+
+    Args:
+        path: The file; missing folders are made.
+        size: How many bytes it shall have, for the error. Defaults to None, unknown.
+
+    Yields:
+        The new file, open. It takes its place at the end, unless something was raised.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
     try:
         with unfinished_file(path) as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             os.replace(file.name, path)
     except OSError as error:
         failed = 'could not write'
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if size is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             folder = next(parent for parent in path.absolute().parents if parent.exists())
-            size, free = len(content) / 2**20, shutil.disk_usage(folder).free / 2**20
-            failed = f'could not write {size:.1f} MiB where {free:.1f} MiB are free'
+            free = shutil.disk_usage(folder).free / 2**20
+            failed = f'could not write {size / 2**20:.1f} MiB where {free:.1f} MiB are free'
         raise OSError(
             error.errno,
             f'{error.strerror}: {failed}; what was there before is kept',

@@ -51,6 +51,7 @@ class VideoReader:
     Attributes:
         times: When each frame appears, in seconds after the first one, (frames,).
         duration: When the last one ends, in seconds.
+        stream: PyAV's stream, which knows the codec, the time base and what the pixels mean.
 
     Raises:
         OSError: If there is no such file or it may not be read.
@@ -128,6 +129,21 @@ class VideoReader:
             frames = {number: self._rgb(self._frame(number)) for number in sorted(set(numbers))}
         return np.stack([frames[number] for number in numbers])
 
+    def decoded(self, index: int) -> Any:
+        """Return a frame as PyAV's ``VideoFrame``, in its own colours, not turned.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            The frame.
+
+        Raises:
+            UnreadableVideoError: If it cannot be decoded.
+        """
+        with self._lock:
+            return self._frame(index)
+
     def frame_at(self, seconds: float) -> int:
         """Return the number of the frame that is seen at a time."""
         seen = np.searchsorted(self.times, seconds + tolerance(self.times), side='right')
@@ -152,16 +168,16 @@ class VideoReader:
             self._container = av.open(self._file, options=dict(protocol_whitelist='none'))
         except FFmpegError as error:
             raise _unreadable(error) from error
-        self._stream: Any = self._container.streams.best('video')
-        if self._stream is None or self._stream.disposition & Disposition.attached_pic:
+        self.stream: Any = self._container.streams.best('video')
+        if self.stream is None or self.stream.disposition & Disposition.attached_pic:
             raise UnreadableVideoError('it has no video, expected a file with one')
-        self._stream.thread_type = 'AUTO' if self._num_threads > 1 else 'NONE'
-        self._stream.codec_context.thread_count = self._num_threads
-        self._unit = float(self._stream.time_base)
-        self._size = self._stream.width, self._stream.height
+        self.stream.thread_type = 'AUTO' if self._num_threads > 1 else 'NONE'
+        self.stream.codec_context.thread_count = self._num_threads
+        self._unit = float(self.stream.time_base)
+        self._size = self.stream.width, self.stream.height
         if self._size == (1, 1):
             raise UnreadableVideoError('its frames have one pixel, expected more')
-        self._frames = _frames(self._container, self._stream)
+        self._frames = _frames(self._container, self.stream)
         self._position = -1  # of the last frame decoded
         # Frames, where going back costs a new start
         self._recent = deque[Any](maxlen=max(1, _RECENT // (2 * self._size[0] * self._size[1])))
@@ -177,7 +193,7 @@ class VideoReader:
         self._keys = []
         jump = 0  # of the time stamps where recordings were joined
         jumps, expected = False, None
-        for packet in _packets(self._container, self._stream):
+        for packet in _packets(self._container, self.stream):
             pts, dts, duration = packet.pts, packet.dts, packet.duration or 0
             if packet.is_keyframe and pts is not None:
                 # Where seeking leads there, in the order of time
@@ -193,7 +209,7 @@ class VideoReader:
         known = bool(shown) and None not in stamps and not jumps
         stamped = known and len(set(stamps)) == len(stamps)
         # AVI has no time stamps and MPEG program streams not all of them: FFmpeg guesses.
-        container, codec = self._container.format.name, self._stream.codec_context
+        container, codec = self._container.format.name, self.stream.codec_context
         guessed = container == 'mpeg' or (container == 'avi' and codec.has_b_frames)
         hides = codec.name == 'vp8'  # has packets that show nothing
         if stamped and shown[0][2] and stamps[0] == min(stamps) and not guessed and not hides:
@@ -215,7 +231,7 @@ class VideoReader:
         return [stamp * self._unit for stamp in stamps]
 
     def _rate(self) -> float:
-        rate = self._stream.average_rate or self._stream.guessed_rate
+        rate = self.stream.average_rate or self.stream.guessed_rate
         return float(rate) if rate else 25.0
 
     def _frame(self, index: int) -> Any:
@@ -262,10 +278,10 @@ class VideoReader:
         for start in (key, key - 1):
             if start >= 0:
                 try:
-                    self._container.seek(self._keys[start][1], stream=self._stream)
+                    self._container.seek(self._keys[start][1], stream=self.stream)
                 except FFmpegError:
                     break
-                self._frames = _frames(self._container, self._stream, from_key_frame=True)
+                self._frames = _frames(self._container, self.stream, from_key_frame=True)
                 self._position = -1
                 if frame := self._advance(index, stamps):
                     return frame
@@ -299,7 +315,7 @@ class VideoReader:
             threads=self._num_threads,
         ).to_ndarray()
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-        return rgb if matrix is None else _turn(rgb, np.frombuffer(matrix, np.int32))
+        return rgb if matrix is None else turn(rgb, np.frombuffer(matrix, np.int32))
 
 
 # Functions, since generators of methods would keep a reader alive until Python collects cycles.
@@ -411,8 +427,16 @@ class VideoWriter:
             self._container.mux(packet)
 
 
-def _turn(image: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Turn and mirror an image as a display matrix says, to the nearest quarter."""
+def turn(image: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Turn and mirror an image as a display matrix says, to the nearest quarter.
+
+    Args:
+        image: (H, W, channels).
+        matrix: The nine numbers of a video's display matrix.
+
+    Returns:
+        The image as it is shown, (H, W, channels) or (W, H, channels).
+    """
     a, b, _, c, d = matrix[:5].tolist()
     if abs(a) + abs(d) < abs(b) + abs(c):
         image, a, d = image.transpose(1, 0, 2), c, b

@@ -45,7 +45,7 @@ def test_each_help_has_an_example_that_can_be_typed(command, capsys, monkeypatch
 @pytest.mark.parametrize(
     ('words', 'expected'),
     [
-        (['pre'], 'predict'),
+        (['pred'], 'predict'),
         (['export', '--with-p'], '--with-preprocess'),
         (['export', 'comp'], 'completion'),
         (['predict', 'a.mp4', '--checkpoint', 'comp'], 'completion'),
