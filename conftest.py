@@ -83,8 +83,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if 'browser' in getattr(item, 'fixturenames', ()):
             item.add_marker('browser')
-        if item.path.parent.name == 'e2e':
-            item.add_marker('slow')
+        if item.path.parent.name == 'e2e' or 'run' in getattr(item, 'fixturenames', ()):
+            item.add_marker('slow')  # starts programs, and each imports PyTorch and MMAction2
 
 
 @pytest.fixture(scope='session')
@@ -138,11 +138,12 @@ def import_or_skip():
 
 
 @pytest.fixture(scope='session')
-def motion_data(tmp_path_factory, run) -> Path:
+def motion_data(tmp_path_factory) -> Path:
     """A small motion data set: 16 training and 9 validation clips of 18 frames."""
+    from mmsifa.commands.make_motion_dataset import MotionSettings, make_dataset
+
     out = tmp_path_factory.mktemp('data') / 'motion'
-    sizes = ['--num-train', 16, '--num-val', 9, '--num-frames', 18]
-    run('mmsifa', 'make-motion-dataset', out, *sizes)
+    make_dataset(out, MotionSettings(num_train=16, num_val=9, num_frames=18))
     return out
 
 

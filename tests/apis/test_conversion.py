@@ -508,6 +508,7 @@ R50 = dict(blocks=(3, 4, 6, 3), width=64)
 SWIN = dict(depths=(2, 2, 18, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('weights', 'configs'),
     [

@@ -139,6 +139,7 @@ def exported(root, video, motion_data, tmp_path_factory):
     return recognizer, folder, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_tool_exports_preprocessing_and_clips_of_any_length(exported, video):
     recognizer, folder, printed = exported
     for check in ('wide.mp4', 'a batch of 3', 'clips of twice the length', 'another size'):
@@ -155,6 +156,7 @@ def test_tool_exports_preprocessing_and_clips_of_any_length(exported, video):
     assert {node.domain for node in onnx.load(folder / 'network.onnx').graph.node} <= {''}
 
 
+@pytest.mark.slow
 def test_file_tells_how_to_use_it(exported, motion_data):
     _, folder, _ = exported
     session = onnxruntime.InferenceSession(str(folder / 'network.onnx'))
@@ -180,6 +182,7 @@ def test_file_tells_how_to_use_it(exported, motion_data):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_example_of_the_page_runs(
     exported, root, video, motion_data, monkeypatch, capsys, tmp_path
 ):
@@ -286,6 +289,7 @@ def transformer():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', [tsm, transformer])
 def test_other_recognizers(config, tmp_path, video):
     recognizer = lively(init_recognizer(config(), device='cpu'))
@@ -296,6 +300,7 @@ def test_other_recognizers(config, tmp_path, video):
         Exporter(recognizer, dynamic_frames=True)
 
 
+@pytest.mark.slow
 def test_other_parts_between_frames_take_longer_clips(tmp_path):
     config = tiny_config()
     config.model.backbone.between_frames = dict(type='TemporalConv')
@@ -356,6 +361,7 @@ class TwoPaths(OneBlock):
         return x, -x[:, :, ::2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('backbone', 'head'), [(OneBlock, 'I3DHead'), (TwoPaths, 'SIFAHead')])
 def test_a_file_scores_each_of_several_classes_by_itself(backbone, head, tmp_path):
     torch.manual_seed(0)

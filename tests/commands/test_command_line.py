@@ -92,6 +92,7 @@ def test_help_needs_the_standard_library_alone(program, command, root, tmp_path)
     assert not HEAVY & {*done.stdout.splitlines()[-1].split()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mmsifa', 'mmsifa.ops'])
 def test_whoever_else_imports_the_package_has_all_registered(name, root, tmp_path):
     """Also where Python looks for a module to run, as it does for ours, and for words like it."""

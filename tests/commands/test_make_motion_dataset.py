@@ -259,6 +259,7 @@ def moments():
 NUM_TRAIN = 1600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('moment', ['first', 'last'])
 def test_a_single_frame_does_not_tell_the_class(moments, moment):
     frames, labels = moments
@@ -267,6 +268,7 @@ def test_a_single_frame_does_not_tell_the_class(moments, moment):
     assert abs(reached - 1 / 8) < 4 * deviation  # from 0.059 to 0.191
 
 
+@pytest.mark.slow
 def test_two_frames_tell_the_class_to_the_same_network(moments):
     frames, labels = moments
     pairs = torch.cat([frames['middle'][:, :-1], frames['middle'][:, 1:]], dim=2)

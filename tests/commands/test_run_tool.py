@@ -121,6 +121,7 @@ def test_publish_model_refuses_a_hostile_file(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
+@pytest.mark.slow
 def test_a_tool_that_imports_the_models_first_starts(tmp_path):
     arguments = ['-m', 'mmsifa', 'run', 'confusion_matrix', '--help']
     done = subprocess.run(

@@ -23,6 +23,8 @@ from mmsifa.engine.hooks import PreemptionHook
 from mmsifa.engine.loops import ResumableSampler, ResumableTrainLoop
 from mmsifa.fileio.atomic_write import unfinished_file
 
+pytestmark = pytest.mark.slow  # trains
+
 BATCHES = 6  # of 3 of the 16 clips
 names = (f'resume_{i}' for i in count())
 

@@ -22,6 +22,8 @@ from mmsifa.checkpoints.load import safe_loading
 from mmsifa.commands.run_tool import run_tool
 from mmsifa.engine.patches import resuming
 
+pytestmark = pytest.mark.slow  # trains
+
 CONFIG = """
 default_scope = 'mmaction'
 model = dict(type='ResumeModel')

@@ -109,7 +109,7 @@ SAMPLES = Case.samples.fget
 CASES = dict.fromkeys(FUSED, all_pairs(SAMPLES, 30_000_000))
 CASES['mmcv'] = all_pairs(SAMPLES, 3_000_000)
 if DEVICE == 'cpu':
-    CASES['triton'] = all_pairs(Case.interpreted_steps.fget, 60)
+    CASES['triton'] = all_pairs(Case.interpreted_steps.fget, 25)
 
 
 @lru_cache(maxsize=1)
@@ -200,7 +200,11 @@ def assert_equals_reference(backend, device, case, dtype, rtol, offset_dtype=Non
 
 
 GRID_CASES = [
-    pytest.param(backend, device, case, id=f'{backend}-{device}-{"-".join(map(str, case))}')
+    pytest.param(
+        *(backend, device, case),
+        id=f'{backend}-{device}-{"-".join(map(str, case))}',
+        marks=[pytest.mark.slow] * ((backend, DEVICE) == ('triton', 'cpu')),  # interpreted
+    )
     for backend, device in HERE
     for case in CASES[backend]
 ]
@@ -304,6 +308,7 @@ HALF_GRID = [
 ][:: 11 if DEVICE == 'cpu' else 1]
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.parametrize(('backend', 'device', 'case', 'dtype', 'offset_dtype'), HALF_GRID)
 def test_half_inputs_equal_the_reference_over_the_grid(backend, device, case, dtype, offset_dtype):

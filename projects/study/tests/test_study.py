@@ -212,7 +212,10 @@ def test_a_changed_config_runs_again(studied, tool, tmp_path):
     assert result(moved.folder(run))['iterations'] == 11
 
 
-def test_a_failed_run_is_named_and_the_others_go_on(tool, command, tmp_path, capsys, monkeypatch):
+def test_a_failed_run_is_named_and_the_others_go_on(
+    studied, tool, command, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(studied / 'runs' / START, tmp_path / 'runs' / START)
     monkeypatch.setattr(tool, 'measure_costs', lambda *_: {'models': {}, 'failed': []})
     network = NETWORKS['temporal_conv']
     broken = network.changes | {'model.backbone.num_heads': 2}
