@@ -106,6 +106,7 @@ def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['sifa_swin_s_k400', 'configs/plugin/sifa_tsn_r50_k400.py'])
 def test_parts_and_stages_add_up_to_pytorchs_total(name):
     """The plug-in's blocks run within the backbone's submodules and count once."""
@@ -191,6 +192,7 @@ def test_training_steps_train(dtype):
     assert sum(changed) > 0.9 * len(changed)
 
 
+@pytest.mark.slow
 def test_2d_recognizers_and_configs_that_do_not_train_have_training_steps():
     for path in (TSM, UNIFORMER):
         config = load_config(f'mmaction::{path}')

@@ -435,6 +435,7 @@ def test_the_figure_shows_samples_where_they_are():
     assert not summary_figure(moving_square(deformed=False)).axes[3].images[0].get_array().min() < 1
 
 
+@pytest.mark.slow
 def test_the_ending_names_the_format_of_the_picture(tmp_path):
     for name, start in (('a.png', b'\x89PNG'), ('a.PDF', b'%PDF'), ('a.svg', b'<?xml')):
         write_summary(moving_square(), tmp_path / name, dpi=40)
@@ -472,6 +473,7 @@ def refused(capfd, *arguments) -> str:
     return capfd.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_tool_refuses_in_a_sentence(tiny, video, motion_data, tmp_path, capfd):
     _, weights = tiny
     given = dict(config='sifa_tiny_motion', checkpoint=weights, out=tmp_path / 'out', device='cpu')

@@ -92,6 +92,7 @@ def long_video(clips, tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_testing(weights, motion_data, clips, tmp_path):
     config = load_config('sifa_tiny_motion', SMALL)
     dataset = config.test_dataloader.dataset
@@ -111,6 +112,7 @@ def test_scores_are_those_of_testing(weights, motion_data, clips, tmp_path):
     assert not torch.equal(results[0].predictions[0].scores, results[1].predictions[0].scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     [
@@ -324,6 +326,7 @@ def _memory(video, pipeline):
     yield len(samples) - 1
 
 
+@pytest.mark.slow
 def test_sliding_draws_a_timeline_and_a_video_and_writes_rows(
     command, clips, long_video, tmp_path, capsys
 ):

@@ -180,6 +180,7 @@ def test_stem_is_a_convolution_over_tubelets():
     torch.testing.assert_close(stem, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_still_clip_without_sifa_has_the_features_of_the_2d_resnet(weights_file):
     image = torch.randn(2, 3, 64, 64)
     clip = image[:, :, None].expand(-1, -1, 8, -1, -1)
@@ -197,6 +198,7 @@ def test_still_clip_without_sifa_has_the_features_of_the_2d_resnet(weights_file)
         torch.testing.assert_close(dual[:, :, 0], dense(image)[3], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_still_clip_with_sifa_keeps_the_2d_features_where_the_method_does(weights_file):
     image = torch.randn(1, 3, 64, 64)
     stages = dict(pretrained=weights_file, out_indices=(0, 1, 2, 3))
@@ -344,6 +346,7 @@ def test_mixed_precision_in_bfloat16():
     assert not torch.equal(model.backbone.conv1.conv.weight, before)
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph():
     net = small_net(stage_blocks=(1, 2, 1, 1)).eval()
     clip = torch.randn(1, 3, 8, 32, 32)

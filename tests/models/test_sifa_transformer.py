@@ -182,6 +182,7 @@ def test_bfloat16_has_gradients():
         assert parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph_and_is_registered():
     net = MODELS.build(dict(type='SIFATransformer', arch=ARCH)).eval()
     clip = torch.rand(1, 3, 8, 64, 64)

@@ -283,6 +283,7 @@ def test_inspection_sees_the_weights_that_the_embedding_gets():
     torch.testing.assert_close(out[0, :-1], plain(x)[0, :-1] + embedded)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_parts_compile_into_one_graph():
     x = torch.randn(2, 3, 8, 5, 6)

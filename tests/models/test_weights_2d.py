@@ -29,6 +29,7 @@ def test_2d_weights_fill_the_stem_and_both_fourth_stages(weights_file):
     assert not net.layer3[5].sifa.conv_offset.weight.any()
 
 
+@pytest.mark.slow
 def test_2d_weights_load_under_mmpretrains_names_as_under_torchvisions(weights_file, tmp_path):
     named = {
         ('head.' if name.startswith('fc') else 'backbone.') + name: weight
@@ -52,6 +53,7 @@ def test_2d_weights_of_a_data_parallel_model_load(weights_file, tmp_path):
     assert torch.equal(net.layer4[1].conv2.conv.weight, weights['layer4.1.conv2.weight'])
 
 
+@pytest.mark.slow
 def test_wrong_2d_weights_are_named(tmp_path, weights_file):
     weights = torch.load(weights_file)
     del weights['layer3.0.bn1.bias']

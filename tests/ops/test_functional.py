@@ -169,6 +169,7 @@ def test_bad_offsets_count_as_outside_with_zero_gradient(attention, bad, softmax
     assert (offset.grad[0, 0, 6:] != 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'options', [{}, dict(softmax=True), dict(num_heads=2, dilation=2), dict(kernel_size=1)], ids=str
 )

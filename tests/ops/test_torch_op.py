@@ -27,6 +27,7 @@ def inputs(shape=(2, 3, 8, 5, 6), dtype=torch.float32, requires_grad=False):
     return [x.detach().requires_grad_(requires_grad) for x in ins]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', CPU_BACKENDS)
 @pytest.mark.parametrize('softmax', [False, True], ids=['raw', 'softmax'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
@@ -58,6 +59,7 @@ def test_is_one_node_of_a_compiled_graph(autocast):
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 def test_compiles_forward_and_backward_to_machine_code(dtype):
     block = SIFA(channels=8, motion_rescaling=dtype == torch.float32)  # inductor rounds it less

@@ -219,6 +219,7 @@ def _assert_close_to_reference(got, d_out, *inputs):
         torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @_on_the_device
 @pytest.mark.parametrize(
     ('c', 'size'), [(40, 3)] if DEVICE == 'cpu' else [(40, 3), (128, 28), (512, 7)]
@@ -262,6 +263,7 @@ def _step(run, x):
     return out.detach(), grad
 
 
+@pytest.mark.slow
 @_on_the_device
 def test_a_compiled_block_gives_the_same(device):
     block, x = _block(device), torch.randn(1, 2, 8, 3, 3, device=device)

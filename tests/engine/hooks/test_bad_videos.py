@@ -256,6 +256,7 @@ def assert_listed(cfg, expected=BAD):
         assert found[name].startswith(reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('workers', 'persistent'),
     [(0, False), (2, False), (2, True)],
@@ -290,6 +291,7 @@ def test_two_processes_share_what_they_found_and_stop_together(write_list, confi
         assert log_of(cfg).count(f'{name} cannot be read') == 1
 
 
+@pytest.mark.slow
 def test_training_stops_when_too_many_fail(write_list, config):
     bad = [f'missing_{i}.mp4' for i in range(6)]
     cfg = config(write_list(bad), epochs=20)
@@ -304,6 +306,7 @@ def test_training_stops_when_too_many_fail(write_list, config):
     assert log_of(cfg).count('cannot be read') == len(bad_videos(cfg))
 
 
+@pytest.mark.slow
 def test_a_larger_share_is_allowed_when_asked_for(write_list, config):
     cfg = config(write_list([f'missing_{i}.mp4' for i in range(6)]), epochs=3)
     cfg.default_hooks.bad_videos.max_failed_share = 0.9
@@ -323,6 +326,7 @@ def test_a_wrong_folder_stops_at_the_first_sample(write_list, config):
         Runner.from_cfg(cfg).train()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_adds_to_the_list(write_list, config):
     cfg = config(write_list(['empty.mp4']))
     cfg.default_hooks.checkpoint.interval = 1
@@ -480,6 +484,7 @@ def test_check_videos_says_that_all_are_good_and_keeps_the_lines(motion_data, ru
     assert good.read_text() == path.read_text()
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_console_costs_no_list(tmp_path):
     (tmp_path / 'bad.mp4').touch()
     (tmp_path / 'list.txt').write_text('bad.mp4 0\n')
@@ -551,6 +556,7 @@ def test_an_interrupt_while_a_process_starts_leaves_none(tmp_path, monkeypatch):
     assert [process.is_alive() for process in started] == [False]
 
 
+@pytest.mark.slow
 def test_interrupted_check_videos_leaves_nothing(tmp_path):
     os.mkfifo(tmp_path / 'pipe.mp4')  # never ends
     (tmp_path / 'list.txt').write_text('pipe.mp4 0\n')

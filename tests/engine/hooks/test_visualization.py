@@ -102,6 +102,7 @@ def vis_data(trained):
     return Path(trained.log_dir) / 'vis_data'
 
 
+@pytest.mark.slow
 def test_pictures_of_every_fifth_sample_up_to_two_in_every_validation(vis_data):
     stems = ('sifa_0_00000_left', 'sifa_1_00005_away')
     wanted = {f'{stem}_{epoch}.png' for stem in stems for epoch in (1, 2)}
@@ -193,6 +194,7 @@ def test_statistics_are_the_means_over_the_samples(trained, vis_data):
     assert wanted[f'sifa/{LAYERS[0]}/length'] > 0
 
 
+@pytest.mark.slow
 def test_a_network_without_sifa_or_layer_of_that_name_is_refused_at_the_start(build):
     hook = dict(type='SIFAVisualizationHook')
     runner = build([dict(hook, layer='backbone.layer9')])
@@ -207,6 +209,7 @@ def test_a_network_without_sifa_or_layer_of_that_name_is_refused_at_the_start(bu
             SIFAVisualizationHook(**wrong)
 
 
+@pytest.mark.slow
 def test_validation_alone_is_step_0_and_without_attention_it_warns(build):
     training = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
     only_val = dict.fromkeys(training)

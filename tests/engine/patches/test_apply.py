@@ -21,6 +21,7 @@ from mmsifa.engine import patches
 from mmsifa.engine.patches import imports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('gap', 'error'),
     [

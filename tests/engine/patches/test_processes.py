@@ -12,6 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmsifa.engine.patches import processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_on_the_cpu(tiny, root, tmp_path):
     hook = f"custom_hooks = [dict(type='KeepWeights', folder={str(tmp_path)!r})]"
     config = tmp_path / 'two.py'
