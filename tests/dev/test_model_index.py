@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dev import make_model_index as tool
 from mmsifa.apis.analysis import Clip, clip_of, count_multiply_adds, total
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 

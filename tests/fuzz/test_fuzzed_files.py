@@ -32,6 +32,7 @@ from mmsifa.models.weights_2d import load_2d_swin_weights, load_2d_weights
 
 # Annotation lists
 
+pytestmark = pytest.mark.slow
 NAMES = st.text(
     st.characters(codec='utf-8', exclude_categories=('Cc', 'Zs', 'Zl', 'Zp')), min_size=1
 ).filter(lambda name: name[0] != '\ufeff')

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mmsifa.ops import BACKENDS, inter_frame_attention
 from mmsifa.ops.arguments import AttentionOptions
 
+pytestmark = pytest.mark.slow
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 randoms = st.randoms(use_true_random=False)
 
