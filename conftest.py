@@ -82,10 +82,13 @@ def pytest_collection_modifyitems(items):
     )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
     for item in items:
-        if 'browser' in getattr(item, 'fixturenames', ()):
+        fixtures = getattr(item, 'fixturenames', ())
+        if 'browser' in fixtures:
             item.add_marker('browser')
-        if item.path.parent.name == 'e2e' or 'run' in getattr(item, 'fixturenames', ()):
-            item.add_marker('slow')  # starts programs, and each imports PyTorch and MMAction2
+        parameters = item.callspec.params if hasattr(item, 'callspec') else {}
+        interpreted = parameters.get('backend') == 'triton' and not torch.cuda.is_available()
+        if item.path.parent.name == 'e2e' or 'run' in fixtures or interpreted:
+            item.add_marker('slow')  # a program that starts imports PyTorch and MMAction2
 
 
 @pytest.fixture(scope='session')

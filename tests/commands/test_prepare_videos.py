@@ -121,6 +121,7 @@ def prepared(sources, tmp_path_factory):
     return folder, *prepare(sources, folder, '--short-side', 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', GOOD)
 def test_frames_times_and_colours_stay(name, sources, prepared):
     old, new = VideoReader(sources / name), VideoReader((prepared[0] / name).with_suffix('.mp4'))

@@ -313,6 +313,7 @@ def tiny(shrink, root, tmp_path):
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
 def test_training_stops_before_it_starts_at_a_label_without_a_class(tiny, wrapper):
     tiny.model.cls_head.num_classes = 1
@@ -332,6 +333,7 @@ def test_training_stops_before_it_starts_at_a_label_without_a_class(tiny, wrappe
     assert runner.iter == 0
 
 
+@pytest.mark.slow
 def test_validation_and_test_lists_are_looked_at_too(tiny, write):
     tiny.model.cls_head.num_classes = 2
     wrong = write('a.mp4 0\nb.mp4 7\n')
@@ -342,6 +344,7 @@ def test_validation_and_test_lists_are_looked_at_too(tiny, write):
             start()
 
 
+@pytest.mark.slow
 def test_a_head_that_learns_several_classes_scores_each_by_itself(tiny, write):
     for split in ('train', 'val'):
         dataset = tiny[f'{split}_dataloader'].dataset
@@ -370,6 +373,7 @@ def without_labels(tiny):
     return tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrapped', [False, True], ids=['', 'beside a labelled one'])
 def test_a_training_does_not_start_with_a_validation_list_without_labels(without_labels, wrapped):
     loader = without_labels.val_dataloader
@@ -384,6 +388,7 @@ def test_a_training_does_not_start_with_a_validation_list_without_labels(without
     assert runner.iter == 0
 
 
+@pytest.mark.slow
 def test_a_list_without_labels_is_scored_by_a_test_that_dumps_and_not_measured(without_labels):
     with pytest.raises(
         ValueError, match=r'AccMetric: .* or test with --dump FILE\.pkl to have the'
@@ -415,6 +420,7 @@ def test_a_data_set_may_call_what_it_likes_its_data_sets():
     ]
 
 
+@pytest.mark.slow
 def test_all_configs_read_their_lists_strictly(root):
     for path in (root / 'configs').glob('*.py'):
         cfg = Config.fromfile(path)

@@ -121,6 +121,7 @@ def test_a_copy_is_independent():
     torch.testing.assert_close(other(clips), expected)
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph():
     net = randomize(add_sifa(classifier(), ['1'])).eval()
     clips = torch.rand(1, 3, 3, 20, 28)

@@ -200,11 +200,7 @@ def assert_equals_reference(backend, device, case, dtype, rtol, offset_dtype=Non
 
 
 GRID_CASES = [
-    pytest.param(
-        *(backend, device, case),
-        id=f'{backend}-{device}-{"-".join(map(str, case))}',
-        marks=[pytest.mark.slow] * ((backend, DEVICE) == ('triton', 'cpu')),  # interpreted
-    )
+    pytest.param(backend, device, case, id=f'{backend}-{device}-{"-".join(map(str, case))}')
     for backend, device in HERE
     for case in CASES[backend]
 ]
@@ -308,7 +304,6 @@ HALF_GRID = [
 ][:: 11 if DEVICE == 'cpu' else 1]
 
 
-@pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.parametrize(('backend', 'device', 'case', 'dtype', 'offset_dtype'), HALF_GRID)
 def test_half_inputs_equal_the_reference_over_the_grid(backend, device, case, dtype, offset_dtype):

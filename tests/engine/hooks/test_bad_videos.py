@@ -397,6 +397,7 @@ def test_a_test_stops_at_an_unreadable_video(write_list, config):
         Runner.from_cfg(config(write_list(['empty.mp4']))).test()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('split', ['test', 'val'])
 def test_missing_videos_count_as_wrong_whatever_their_class(split, write_list, config, tmp_path):
     bad = [f'missing_{i}.mp4' for i in range(10)]  # more than the eight classes

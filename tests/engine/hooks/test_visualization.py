@@ -113,6 +113,7 @@ def test_pictures_of_every_fifth_sample_up_to_two_in_every_validation(vis_data):
         assert picture.std() > 20
 
 
+@pytest.mark.slow
 def test_pictures_show_the_frames_of_their_video(trained, motion_data):
     assert [inspection.video for inspection in trained.drawn[2:]] == [
         '00000_left.mp4',

@@ -17,6 +17,7 @@ def test_hue_turns_both_ways(factor, hue):
     assert abs(int(cv2.cvtColor(turned, cv2.COLOR_RGB2HSV)[0, 0, 0]) - hue) <= 1
 
 
+@pytest.mark.slow
 def test_hue_is_as_before_where_it_worked(unpatched):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     for factor, expected in zip((0, 0.1, 0.25), np.load(unpatched / 'hue.npy'), strict=True):
