@@ -1,11 +1,14 @@
 """What blocks do between frames: each part against its definition, and in both networks."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from mmaction.models.backbones import resnet_tsm
 from mmaction.registry import MODELS
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmsifa.apis import load_config
 from mmsifa.apis.analysis import by_part, clip_of, count_multiply_adds
@@ -290,3 +293,53 @@ def test_parts_compile_into_one_graph():
     for part in (SIFA(8, tap_embedding=True), TemporalConv(8), TemporalShift(8)):
         compiled = torch.compile(randomized(part), fullgraph=True, backend='aot_eager')
         torch.testing.assert_close(compiled(x), part(x))
+
+
+@pytest.mark.parametrize(
+    ('network', 'autocast'),
+    [
+        (lambda: SIFANet(**SMALL, dual_path=False), True),
+        (lambda: SIFATransformer(ARCH, out_indices=(1,), drop_path_rate=0.0), False),
+        (lambda: SIFAPlugin(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)), ['0']), True),
+    ],
+    ids=['SIFANet', 'SIFATransformer', 'SIFAPlugin'],
+)
+@pytest.mark.slow
+def test_blocks_compile_in_place(network, autocast):
+    """Each into one graph for each mode; neither later batches nor names of weights notice it."""
+    plain = randomized(network())
+    net = copy.deepcopy(plain)
+    counter = CompileCounterWithBackend('aot_eager')
+    torch._dynamo.reset()
+    for module in net.modules():
+        if isinstance(module, SIFA):
+            module.compile(fullgraph=True, backend=counter)
+
+    def assert_close(ours, theirs):
+        error = torch.cat([(a - b).flatten().float() for a, b in zip(ours, theirs, strict=True)])
+        norm = torch.cat([b.flatten().float() for b in theirs]).norm()
+        assert error.norm() < norm * (2**-7 if autocast else 1e-5)
+
+    with torch._dynamo.config.patch(recompile_limit=64):
+        for train in (True, False):
+            graphs = []
+            for size in (2, 3, 4):
+                clips = torch.randn(size, 3, 8, 32, 32)
+                outs = []
+                for each in (net, plain):
+                    each.train(train)
+                    with (
+                        torch.set_grad_enabled(train),
+                        torch.autocast('cpu', torch.bfloat16, enabled=autocast),
+                    ):
+                        outs.append(each(clips))
+                    if train:
+                        outs[-1].float().square().mean().backward()
+                assert_close(*outs)
+                graphs.append(counter.frame_count)
+            assert 0 < graphs[1] == graphs[2]
+    gradients = [[p.grad for p in each.parameters()] for each in (net, plain)]
+    assert all(gradient.any() for gradient in gradients[1])
+    assert_close(*gradients)
+    assert list(net.state_dict()) == list(plain.state_dict())
+    assert torch.equal(copy.deepcopy(net)(clips), plain(clips))
