@@ -77,8 +77,8 @@ def pytest_collection_modifyitems(items):
     """Put the slowest files first, since each runs in one process; mark by fixture and folder."""
     slowest = (
         'test_first_steps', 'test_docs', 'test_backends', 'test_export', 'test_study', 'test_loops',
-        'test_packaging', 'test_training_page', 'test_killed', 'test_slurm', 'test_gpu_check',
-        'test_op_tools', 'test_bad_videos', 'test_resuming', 'test_torch_op',
+        'test_packaging', 'test_training_page', 'test_killed', 'test_slurm', 'test_op_tools',
+        'test_bad_videos', 'test_resuming', 'test_torch_op',
     )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
     for item in items:

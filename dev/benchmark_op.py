@@ -8,7 +8,6 @@ measure the op needs PyTorch alone, for dev/gpu_check.py.
 import argparse
 import copy
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
@@ -38,9 +37,6 @@ SHAPES = {
     )
     for channels, size in stages
 }
-# What a channel of a tap costs, read off the Triton kernels: multiplications and additions, where a
-# fused one counts once, and conversions of inputs to float32, where they are narrower.
-OPERATIONS = {'forward': (6, 4), 'backward': (25, 4)}
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -226,14 +222,49 @@ def make_inputs(
     Offsets are in float32, as autocast leaves them beside features of half precision.
     """
     t, c, size = SHAPES[name]
-    factory: dict[str, Any] = dict(device=args.device, dtype=DTYPES[args.dtype])
-    torch.manual_seed(0)
-    frames = torch.randn(args.clips, t, size, size, c, **factory).permute(0, 1, 4, 2, 3)
+    frames = make_frames(name, args)
     query, value = frames[:, :-1], frames[:, 1:]
     offset = torch.randn(args.clips, t - 1, size, size, 18, device=args.device)
     offset = offset.permute(0, 1, 4, 2, 3)
     options = AttentionOptions(kernel_size=3, dilation=1, num_heads=1, scale=1 / c, softmax=False)
     return query, value, offset, torch.randn_like(query), options
+
+
+def make_frames(name: str, args: argparse.Namespace) -> Tensor:
+    """Make features (N, T, C, H, W) with channels last."""
+    t, c, size = SHAPES[name]
+    factory: dict[str, Any] = dict(device=args.device, dtype=DTYPES[args.dtype])
+    torch.manual_seed(0)
+    return torch.randn(args.clips, t, size, size, c, **factory).permute(0, 1, 4, 2, 3)
+
+
+def time_block(
+    name: str, args: argparse.Namespace
+) -> Iterable[tuple[str, dict[str, Callable[[], object]]]]:
+    """Yield the passes of a SIFA block, eager and compiled."""
+    x = make_frames(name, args)
+    eager = SIFA(x.shape[2]).to(args.device)
+    nn.init.normal_(eager.conv_offset.weight, std=0.03)  # offsets as after training
+    blocks = {'eager': eager}
+    if not args.no_compile:
+        blocks['compiled'] = copy.deepcopy(eager)
+        blocks['compiled'].compile(fullgraph=True, dynamic=False)
+
+    def forward(block):
+        def call():
+            with torch.no_grad():
+                block(x)
+
+        return call
+
+    def forward_and_backward(block):
+        inputs = x.detach().requires_grad_(), block.conv_offset.weight
+        return lambda: torch.autograd.grad(block(inputs[0]), inputs, x)
+
+    yield 'block, forward', {key: forward(block) for key, block in blocks.items()}
+    passes = {key: forward_and_backward(block) for key, block in blocks.items()}
+    yield 'block, forward + backward', passes
+    torch._dynamo.reset()
 
 
 def time_backward(
@@ -420,79 +451,6 @@ def op_tables(records: list[dict]) -> str:
         ]
         tables += table([f'{name}, times `{ours}`', *others], rows) + '\n'
     return tables
-
-
-def limits(result: dict, machine: dict) -> tuple[float, float] | None:
-    """Return the fewest milliseconds that traffic and arithmetic of a result's pass take.
-
-    Each number of the inputs is read once, also that of a frame that is value and next query, and
-    each of the outputs written once, at a copy's rate; the arithmetic is that of ``OPERATIONS``, at
-    one a cycle and lane.
-    """
-    if result['contestant'] != 'triton' or result['pass'] not in OPERATIONS:
-        return None
-    if 'bytes_per_second' not in machine:
-        return None
-    t, c, size = result['shape']
-    bytes_each = 4 if result['dtype'] == 'float32' else 2
-    pixels, pairs = result['clips'] * size * size, t - 1
-    # Forward: frames, output, offsets. Backward: frames, three gradients as large, offsets twice.
-    frames, offsets = (
-        (t + pairs, pairs) if result['pass'] == 'forward' else (t + 3 * pairs, 2 * pairs)
-    )
-    moved = pixels * (frames * c * bytes_each + offsets * 18 * 4)
-    arithmetic, conversions = OPERATIONS[result['pass']]
-    operations = 9 * pixels * pairs * c * (arithmetic + (conversions if bytes_each < 4 else 0))
-    memory = 1e3 * moved / machine['bytes_per_second']
-    return memory, 1e3 * operations / machine.get('operations_per_second', math.inf)
-
-
-def roofline_table(results: list[dict], machine: dict) -> str:
-    """Compare the op's passes with what bounds them."""
-    rows = []
-    for result in results:
-        bounds = limits(result, machine)
-        if bounds is None:
-            continue
-        memory, arithmetic = bounds
-        bound = 'memory' if memory >= arithmetic else 'arithmetic'
-        share, of_copy = max(bounds) / result['ms'], memory / result['ms']
-        numbers = [f'{memory:.3g}', f'{arithmetic:.3g}', f'{result["ms"]:.3g}']
-        percent = [f'{100 * share:.0f} %', f'{100 * of_copy:.0f} %']
-        rows.append([f'{result["subject"]}, {result["pass"]}', bound, *numbers, *percent])
-    head = ['', 'bound by', 'traffic alone, ms', 'arithmetic alone, ms', 'measured, ms']
-    return table([*head, 'bound / measured', "of a copy's rate"], rows, 2) if rows else ''
-
-
-def tile_tables(results: list[dict]) -> str:
-    """Show the fastest tile of each shape, and of each entry that the code's table could have."""
-    if not results:
-        return ''
-    groups: dict[tuple, dict[tuple, float]] = {}
-    for r in results:
-        if r['ms'] is None:
-            continue
-        key = (r['pass'], r['dtype'], r['channels'], r['subject'])
-        groups.setdefault(key, {})[tuple(r['tile'])] = r['ms']
-    rows = []
-    shared: dict[tuple, list[dict[tuple, float]]] = {}
-    for (kernel, dtype, channels, subject), times in groups.items():
-        rule, best = next(iter(times)), min(times, key=lambda tile: times[tile])
-        cells = [f'{times[rule]:.4g}', f'{times[best]:.4g}', f'{times[rule] / times[best]:.2f}']
-        rows.append([f'{subject}, {kernel}, {dtype}', str(rule), str(best), *cells])
-        shared.setdefault((kernel, channels, dtype), []).append(
-            {tile: ms / times[best] for tile, ms in times.items()}
-        )
-    text = '\n## Tiles\n\nPositions, rows that they spread over, warps.\n\n'
-    head = ['', "the rule's", 'fastest', "the rule's, ms", 'fastest, ms', 'ratio']
-    text += table(head, rows, 3)
-    text += '\nThe best for all shapes of an entry of `TILES`:\n\n```python\n'
-    for (kernel, channels, dtype), slowness in shared.items():
-        common = [tile for tile in slowness[0] if all(tile in times for times in slowness)]
-        best = min(common, key=lambda tile: sum(times[tile] for times in slowness))
-        entry = (kernel, channels, 4 if dtype == 'float32' else 2)
-        text += f'{entry!r}: Tile{best!r},\n'
-    return text + '```\n'
 
 
 def network_tables(records: list[dict]) -> str:

@@ -1,7 +1,18 @@
-"""The tools around the op: sanitizers, the benchmark and its committed results."""
+"""The tools around the op: sanitizers, the benchmark and its results, what checks a GPU.
+
+dev/gpu_check.sh runs small and on the CPU, where torch, triton and pytest are alone.
+"""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
 
 from dev import benchmark_op
 
@@ -43,3 +54,146 @@ def test_committed_tables_are_those_of_the_committed_measurements(root, tmp_path
     benchmark_op.main([str(tmp_path / 'op_cpu'), '--only-table'])
     page = (tmp_path / 'op_cpu.md').read_text()
     assert page == measured.with_suffix('.md').read_text()
+
+
+# Hides what a machine with a GPU may lack; kills the part "tiles" once, in its first check; hides
+# Triton from the part "speed".
+CUSTOMIZE = """
+import os
+import sys
+
+sys.modules.update(dict.fromkeys(
+    ('mmengine', 'mmcv', 'mmaction', 'einops', 'matplotlib', 'rich', 'hypothesis', 'PIL', 'av')
+))
+FAULTY = {faulty}
+argv = ' '.join(sys.orig_argv)
+if FAULTY and '--child speed' in argv:
+    sys.modules['triton'] = None
+
+
+def kill(event, args, writes=[]):
+    if event == 'open' and str(args[0]).endswith('tiles.jsonl') and args[2] & os.O_WRONLY:
+        writes.append(args)
+        if len(writes) == 3 and not os.path.exists({mark!r}):
+            os.mkdir({mark!r})
+            os.kill(os.getpid(), 9)
+
+
+if FAULTY and '--child tiles' in argv:
+    sys.addaudithook(kill)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Make an environment in which other packages are hidden, or parts fail as well."""
+
+    def environment(faulty=False):
+        (tmp_path / 'site').mkdir(exist_ok=True)
+        text = CUSTOMIZE.format(faulty=faulty, mark=str(tmp_path / 'was_killed'))
+        (tmp_path / 'site/sitecustomize.py').write_text(text)
+        fake = tmp_path / 'bin/compute-sanitizer'
+        fake.parent.mkdir(exist_ok=True)
+        fake.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/sanitized\n')
+        fake.chmod(0o755)
+        return os.environ | {
+            'PYTHON': sys.executable,
+            'PYTHONPATH': str(tmp_path / 'site'),
+            'PATH': f'{fake.parent}{os.pathsep}{os.environ["PATH"]}',
+        }
+
+    return environment
+
+
+def records(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def outcomes(file):
+    return {r['check']: r for r in records(file) if 'outcome' in r}
+
+
+@pytest.mark.triton
+def test_every_part_runs_and_the_report_has_its_tables(run, environment, tmp_path):
+    env, out = environment(), tmp_path / 'out'
+    done = run('bash', 'dev/gpu_check.sh', '--dry-run', out, env=env, check=False)
+    assert done.returncode == 0, done.stdout
+    assert 'networks: this part needs MMEngine, MMCV, MMAction2' in done.stdout
+    assert '--tool memcheck' in (tmp_path / 'sanitized').read_text()
+    ran = outcomes(out / 'op.jsonl')
+    assert any('in_order' in name and r['outcome'] == 'passed' for name, r in ran.items())
+    skipped = [r['reason'] for r in ran.values() if r['outcome'] == 'skipped']
+    assert skipped
+    assert all('needs a CUDA GPU' in reason for reason in skipped)
+
+    report = ['--report', out, '--to', tmp_path, '--name', 'here']
+    run('bash', 'dev/gpu_check.sh', *report, env=env)
+    assert json.loads((tmp_path / 'gpu_here.json').read_text())['speed']['results']
+    page = (tmp_path / 'gpu_here.md').read_text()
+    heads = ['part', 'forward', 'backward', 'block, forward | eager', 'fastest']
+    for head in (*(f'| {head} |' for head in heads), 'bound by |'):
+        assert head in page
+    assert "('backward', 16, 4): Tile(" in page
+    assert 'backward in order, bfloat16: times atomics | at most 20 |' in page
+
+
+@pytest.mark.triton
+def test_what_fails_is_named_with_its_line_and_the_rest_goes_on(run, environment, tmp_path):
+    out = tmp_path / 'out'
+    parts = [f'--part={part}' for part in ('speed', 'tiles', 'sanitizer')]
+    command = ['bash', 'dev/gpu_check.sh', '--dry-run', out, *parts]
+    done = run(*command, env=environment(faulty=True), check=False)
+    assert done.returncode == 1
+    repeat = 'bash dev/gpu_check.sh --dry-run --part {} --only {!r}'
+    speed = outcomes(out / 'speed.jsonl')
+    assert len(speed) == 1
+    for name, record in speed.items():
+        assert record['outcome'] == 'failed'
+        assert record['repeat'] == repeat.format('speed', name)
+    tiles = outcomes(out / 'tiles.jsonl')
+    killed, *others = tiles
+    assert 'its process ended with -9' in tiles[killed]['reason']
+    assert [tiles[name]['outcome'] for name in others] == ['passed']
+    assert {r['outcome'] for r in outcomes(out / 'sanitizer.jsonl').values()} == {'passed'}
+    said = done.stdout.split('Failed, and what repeats it')[1]
+    for line in (*(repeat.format('speed', name) for name in speed), repeat.format('tiles', killed)):
+        assert line in said
+
+
+@pytest.mark.triton
+def test_what_was_written_is_kept_when_it_is_cut_off(environment, root, run, tmp_path):
+    out = tmp_path / 'out'
+    command = ['bash', 'dev/gpu_check.sh', '--dry-run', out, '--part', 'machine']
+    env = environment()
+    with subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.DEVNULL) as process:
+        file = out / 'machine.jsonl'
+        while process.poll() is None and not (file.exists() and '"passed"' in file.read_text()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    written = file.read_text()
+    ran = outcomes(file)
+    assert ran['describe']['outcome'] == 'passed'
+    assert ran['one launch']['outcome'] == 'started'
+    time.sleep(2)
+    assert file.read_text() == written  # its processes have ended, too
+
+    run('bash', 'dev/gpu_check.sh', '--report', out, '--to', tmp_path, '--name', 'cut', env=env)
+    page = (tmp_path / 'gpu_cut.md').read_text()
+    assert '| machine | 1 passed, 1 cut off, 1 not begun |' in page
+    assert '| op | not begun |' in page
+
+
+@pytest.mark.triton
+def test_tests_of_the_op_that_fail_are_named(run, environment, tmp_path):
+    """A test that is given an impossible name of a file to write to."""
+    out = tmp_path / 'out'
+    env = environment() | {'PYTEST_ADDOPTS': '--basetemp=/dev/null/none'}
+    options = ['--part', 'op', '--only', 'rank_of_one']
+    done = run('bash', 'dev/gpu_check.sh', '--dry-run', out, *options, env=env, check=False)
+    assert done.returncode == 1
+    (record,) = outcomes(out / 'op.jsonl').values()
+    assert record['outcome'] == 'failed'
+    test = 'tests/ops/test_triton.py::test_a_rank_of_one_averages_the_gradients[cpu]'
+    assert record['repeat'] == f"{Path(sys.executable).name} -m pytest '{test}'"
+    assert record['repeat'] in done.stdout
