@@ -466,9 +466,9 @@ def _collect_kernel(
         for begin in range(tl.load(row_of_cells), end, ENTRIES):
             entry = begin + tl.arange(0, ENTRIES)
             exists = entry < end
-            tap = tl.load(order + entry, mask=exists, other=0)
+            tap = tl.load(order + entry, mask=exists, other=0).to(tl.int32)  # int64 divides slowly
             position, k = tap // (K * K), tap % (K * K)
-            row, col = position // width, position % width
+            row, col = (position // width).to(tl.int64), (position % width).to(tl.int64)
             here = offset + (row * o_y + col * o_x)
             point = _point(here, o_c, k, row, col, exists, height, width, K, DILATION)
             y0, y1, x0, x1 = point[0]
@@ -476,7 +476,7 @@ def _collect_kernel(
             weight = tl.where(y0 == y, top, 0) + tl.where(y1 == y, bottom, 0)
             weight *= tl.where(x0 == x, left, 0) + tl.where(x1 == x, right, 0)
             mask = (weight != 0)[:, None] & real
-            tap_here = taps + tap[:, None] * (2 * G)
+            tap_here = taps + tap.to(tl.int64)[:, None] * (2 * G)
             d_s = _load(tap_here, mask) * _load(d_out + (row * g_y + col * g_x)[:, None], mask)
             d_s += _load(tap_here + G, mask) * _load(query + (row * q_y + col * q_x)[:, None], mask)
             total += weight[:, None] * d_s
