@@ -73,7 +73,7 @@ class MotionSettings:
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Write a video without loss and check that it can be read to its end.
 
-    Its codec is FFV1, since the artefacts of one that predicts a frame from the one before, such as
+    Its codec is PNG, since the artefacts of one that predicts a frame from the one before, such as
     MPEG-4, show the direction of motion in every single frame.
 
     Args:
@@ -82,33 +82,27 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         fps: Frames per second.
 
     Raises:
-        RuntimeError: If OpenCV can't write the file, or it can't be read to its end.
+        RuntimeError: If the file can't be written, or it can't be read to its end.
     """
-    import cv2
+    import av
     import numpy as np
 
     from mmsifa.fileio.video import UnreadableVideoError, VideoReader
 
-    height, width = frames.shape[1:3]
-    codec = cv2.VideoWriter.fourcc(*'FFV1')
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, (width, height))
-    if not writer.isOpened():
-        raise RuntimeError(
-            f'OpenCV {cv2.__version__} could not open {path} to write FFV1 video: the folder must '
-            'be writable and OpenCV 5 or newer, as from opencv-python-headless on PyPI'
-        )
-    for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
-
+    try:
+        with av.open(str(path), 'w') as container:
+            stream = container.add_stream('png', fps, options={'compression_level': '1'})
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = 'rgb24'
+            for frame in (*map(av.VideoFrame.from_ndarray, frames), None):
+                container.mux(stream.encode(frame))
+    except OSError as error:
+        raise RuntimeError(f'{path} could not be written: {error.strerror}') from error
     try:
         reader = VideoReader(path)
         whole = len(reader) == len(frames) and np.array_equal(reader[len(reader) - 1], frames[-1])
     except (UnreadableVideoError, OSError) as error:
-        raise RuntimeError(
-            f'{path} could not be read back ({error}). FFV1 fails at some frame sizes, here '
-            f'{width}x{height}; 64, 112 and 224 work'
-        ) from error
+        raise RuntimeError(f'{path} could not be read back ({error})') from error
     if not whole:
         raise RuntimeError(f'{path} does not hold all that was written: is the disk full?')
 
