@@ -114,6 +114,7 @@ def fitting_configs(converted: Conversion) -> str:
     head, backbone = converted.model['cls_head'], converted.model['backbone']
     released = {k: backbone[k] for k in ('deformable', 'patch_norm') if k in backbone}
     fits: dict[bool, list[str]] = {True: [], False: []}
+    built: dict[str, dict[str, torch.Size]] = {}
     for path in sorted(config_folder().glob('*.py')):
         model = Config.fromfile(path).model
         if model.backbone.type != backbone['type']:
@@ -124,9 +125,11 @@ def fitting_configs(converted: Conversion) -> str:
             options['model.cls_head.num_classes'] = head['num_classes']
         cfg = Config(dict(model=model))
         cfg.merge_from_dict(options)
-        with torch.device('meta'):
-            own = MODELS.build(cfg.model).state_dict()
-        if shapes(own) == shapes(converted.state_dict):
+        network = str((cfg.model.backbone, cfg.model.cls_head.in_channels))
+        if network not in built:
+            with torch.device('meta'):
+                built[network] = shapes(MODELS.build(cfg.model).state_dict())
+        if built[network] == shapes(converted.state_dict):
             line = ' '.join(f'{name}={value}' for name, value in options.items())
             line = f'--cfg-options {line}' if options else ''
             fits[same_classes].append(f'configs/{path.name} {line}'.strip())
