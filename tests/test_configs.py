@@ -1,5 +1,7 @@
 """Every config of the repository, built and used at a small size."""
 
+import functools
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,14 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 LEAVES = sorted((ROOT / 'configs').glob('*.py'))
 SPLITS = ('train', 'val', 'test')
+
+
+_read = functools.cache(Config.fromfile)
+
+
+def read(path: Path) -> Config:
+    """A copy of a config, which each test would take a quarter of a second to read."""
+    return deepcopy(_read(path))
 
 
 @pytest.fixture(params=LEAVES, ids=lambda path: path.stem)
@@ -52,7 +62,7 @@ def test_is_short(path):
 
 
 def test_clip_lengths_agree(leaf):
-    cfg = Config.fromfile(leaf)
+    cfg = read(leaf)
     pipelines = [cfg[f'{split}_dataloader'].dataset.pipeline for split in SPLITS]
     pipelines += [cfg[f'{split}_pipeline'] for split in SPLITS]  # inference reads these
     lengths = {step.clip_len for pipeline in pipelines for step in pipeline if 'clip_len' in step}
@@ -63,7 +73,7 @@ def test_clip_lengths_agree(leaf):
 
 @pytest.mark.parametrize('path', [*LEAVES, *(ROOT / 'configs/plugin').glob('*.py')], ids=str)
 def test_errors_name_the_videos_that_are_scored(path):
-    cfg = Config.fromfile(path)
+    cfg = read(path)
     for split in ('val', 'test'):
         pack = cfg[f'{split}_dataloader'].dataset.pipeline[-1]
         assert pack.type == 'PackActionInputs'
@@ -71,7 +81,7 @@ def test_errors_name_the_videos_that_are_scored(path):
 
 
 def test_has_what_mmaction2s_tools_need(leaf):
-    cfg = Config.fromfile(leaf)
+    cfg = read(leaf)
     assert cfg.custom_imports.imports == ['mmsifa']
     assert cfg.default_scope == 'mmaction'
     # --auto-scale-lr; the release trained on 4 GPUs, MMAction2's Swin on 8, the small config is
@@ -81,7 +91,7 @@ def test_has_what_mmaction2s_tools_need(leaf):
 
 
 def test_accumulated_batches_have_the_released_weight(leaf):
-    cfg = Config.fromfile(leaf)
+    cfg = read(leaf)
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     weight = cfg.model.cls_head.get('loss_cls', {}).get('loss_weight', 1)
     if 'swin' in leaf.stem or 'tiny' in leaf.stem:
@@ -92,7 +102,7 @@ def test_accumulated_batches_have_the_released_weight(leaf):
 
 
 def test_full_size_model_builds_and_takes_a_clip(leaf):
-    cfg = Config.fromfile(leaf)
+    cfg = read(leaf)
     frames = cfg.test_pipeline[1 if 'Decord' in cfg.test_pipeline[0].type else 0].clip_len
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
@@ -104,7 +114,7 @@ def test_full_size_model_builds_and_takes_a_clip(leaf):
 
 
 def test_pipelines_make_clips_of_the_full_size(leaf, kinetics_like):
-    cfg = Config.fromfile(leaf)
+    cfg = read(leaf)
     for split in SPLITS:
         dataset_cfg = cfg[f'{split}_dataloader'].dataset
         kind = dataset_cfg.type.removeprefix('Checked')
@@ -127,14 +137,14 @@ def test_pipelines_make_clips_of_the_full_size(leaf, kinetics_like):
 
 
 def test_something_something_is_never_flipped(leaf):
-    flips = 'Flip' in [step.type for step in Config.fromfile(leaf).train_pipeline]
+    flips = 'Flip' in [step.type for step in read(leaf).train_pipeline]
     assert flips == ('sth' not in leaf.stem)
 
 
 @pytest.mark.parametrize('frames', [18, 200])  # fewer and more than a clip has
 @pytest.mark.parametrize('data', ['sthv1', 'sthv2'])
 def test_swin_sees_the_whole_something_something_video_once(data, frames):
-    cfg = Config.fromfile(ROOT / f'configs/sifa_swin_b_{data}.py')
+    cfg = read(ROOT / f'configs/sifa_swin_b_{data}.py')
     for split in SPLITS:
         (sample,) = (step for step in cfg[f'{split}_pipeline'] if 'clip_len' in step)
         video = dict(total_frames=frames, start_index=1)
@@ -149,7 +159,7 @@ def test_flips_of_motion_clips_rename_the_class(motion_data):
     names = (motion_data / 'label_map.txt').read_text().splitlines()
     turn = {'clockwise': 'counterclockwise'}
     swaps = {'horizontal': {'left': 'right', **turn}, 'vertical': {'up': 'down', **turn}}
-    cfg = Config.fromfile(ROOT / 'configs/sifa_tiny_motion.py')
+    cfg = read(ROOT / 'configs/sifa_tiny_motion.py')
     flips = [step for step in cfg.train_pipeline if step.type == 'Flip']
     assert [flip.direction for flip in flips] == list(swaps)
     for flip in flips:
@@ -159,7 +169,7 @@ def test_flips_of_motion_clips_rename_the_class(motion_data):
 
 
 def test_trains_validates_and_tests(leaf, shrink, tmp_path):
-    cfg = shrink(Config.fromfile(leaf))
+    cfg = shrink(read(leaf))
     cfg.work_dir = str(tmp_path)
     runner = Runner.from_cfg(cfg)
     weight = next(runner.model.backbone.parameters())
@@ -171,7 +181,7 @@ def test_trains_validates_and_tests(leaf, shrink, tmp_path):
 
 
 def test_runs_survive_faults(leaf):
-    cfg = Config.fromfile(leaf)
+    cfg = read(leaf)
     assert cfg.train_cfg.type == 'ResumableTrainLoop'
     assert {hook.type for hook in cfg.default_hooks.values()} >= {
         'AtomicCheckpointHook', 'InvalidLossHook', 'PreemptionHook'
@@ -181,7 +191,7 @@ def test_runs_survive_faults(leaf):
 def test_schedule_is_the_released_one(shrink, tmp_path):
     """Linear warm-up from a hundredth of the rate, then a cosine to 1e-6, every iteration."""
     for name, rate, warmup in (('sifa_r50_k400', 0.04, 1), ('sifa_r50_sthv1', 0.02, 5)):
-        cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+        cfg = read(ROOT / f'configs/{name}.py')
         cfg.work_dir = str(tmp_path)
         runner = Runner.from_cfg(shrink(cfg))
         runner.train_loop._max_epochs = 64
@@ -203,9 +213,9 @@ def test_schedule_is_the_released_one(shrink, tmp_path):
 
 @pytest.mark.parametrize('size', ['s', 'b', 'l'])
 def test_swin_parameters_are_grouped_as_the_recipe_says(size):
-    cfg = Config.fromfile(ROOT / f'configs/sifa_swin_{size}_k400.py')
+    cfg = read(ROOT / f'configs/sifa_swin_{size}_k400.py')
     for data in ('k600', 'sthv1', 'sthv2'):
-        other = Config.fromfile(ROOT / f'configs/sifa_swin_{size}_{data}.py')
+        other = read(ROOT / f'configs/sifa_swin_{size}_{data}.py')
         assert other.optim_wrapper == cfg.optim_wrapper
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
