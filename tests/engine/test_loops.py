@@ -113,14 +113,21 @@ def whole(request, build):
     return options, runner
 
 
+IN_THE_EPOCH = dict(iteration=2, by_signal=True)
+AT_ITS_END = dict(iteration=BATCHES, by_signal=True)
+IN_THE_NEXT = dict(iteration=BATCHES + 1)
+
+
 @pytest.mark.parametrize(
-    'break_off',
+    ('whole', 'break_off'),
     [
-        dict(iteration=2, by_signal=True),
-        dict(iteration=BATCHES, by_signal=True),
-        dict(iteration=BATCHES + 1),
+        ('workers', IN_THE_EPOCH),
+        ('workers', IN_THE_NEXT),
+        ('accumulation and average', IN_THE_EPOCH),
+        ('accumulation and average', AT_ITS_END),
     ],
-    ids=['signal in the epoch', 'signal at its end', 'crash in the next'],
+    indirect=['whole'],
+    ids=['workers, signal', 'workers, crash', 'accumulation, signal', 'accumulation, end'],
 )
 def test_a_run_that_was_broken_off_ends_like_a_whole_one(build, whole, break_off):
     options, whole = whole
@@ -159,6 +166,7 @@ def test_a_run_that_starts_from_weights_ends_like_a_whole_one(build, start, tmp_
     torch.save(weights, tmp_path / 'weights.pth')
     options = STARTS[start](str(tmp_path / 'weights.pth'))
     options['default_hooks.average'] = dict(type='EMAHook', momentum=0.1)
+    options['train_cfg.val_begin'] = 9  # never
     whole = build(f'whole from {start}', resume=True, **options)
     whole.train()
     folder = f'broken from {start}'
@@ -190,8 +198,8 @@ def test_a_validation_of_scores_that_are_no_numbers_stops_and_has_no_best_checkp
 
 def test_mmengine_alone_goes_on_with_other_clips(build):
     options = {
-        **WORKERS,
         'train_cfg.type': 'EpochBasedTrainLoop',
+        'train_cfg.val_begin': 9,  # never
         'default_hooks.checkpoint.type': 'CheckpointHook',
         'default_hooks.preemption.signals': [],
     }
