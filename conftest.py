@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from forked_programs import ForkedPrograms
 from slurm_cluster import missing_programs
 
 if not torch.cuda.is_available():
@@ -190,6 +191,13 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def forked(tmp_path_factory) -> dict[str, str]:
+    """The variables in which ``python``, ``mim``, ``mmsifa`` and ``torchrun`` start at once."""
+    with ForkedPrograms(tmp_path_factory.mktemp('programs')) as programs:
+        yield os.environ | {'PATH': f'{programs.folder}{os.pathsep}{os.environ["PATH"]}'}
+
+
+@pytest.fixture(scope='session')
 def import_or_skip():
     """Import a package that is not among ours; skip the test, and say why, where that fails.
 
@@ -244,8 +252,8 @@ def kinetics_like(motion_data, tmp_path_factory):
 def shrink_data(kinetics_like):
     """Point a config to the small data, make its frames small and its run short."""
 
-    def shrink_data(cfg: 'Config') -> 'Config':
-        sizes = {224: 64, 256: 64}
+    def shrink_data(cfg: 'Config', side: int = 64) -> 'Config':
+        sizes = {224: side, 256: side}
         for split in ('train', 'val', 'test'):
             loader = cfg[f'{split}_dataloader']
             loader.num_workers, loader.persistent_workers, loader.batch_size = 0, False, 2
@@ -255,9 +263,9 @@ def shrink_data(kinetics_like):
             loader.dataset.ann_file = str(loader.dataset.ann_file)
             for step in loader.dataset.pipeline:
                 if step.type == 'Resize':
-                    step.scale = tuple(sizes.get(side, side) for side in step.scale)
-                for side in {'crop_size', 'input_size'} & step.keys():
-                    step[side] = sizes[step[side]]
+                    step.scale = tuple(sizes.get(length, length) for length in step.scale)
+                for name in {'crop_size', 'input_size'} & step.keys():
+                    step[name] = sizes[step[name]]
                 if step.get('num_clips', 1) > 2 and step.clip_len > 1:
                     step.num_clips = 2
         cfg.test_dataloader.batch_size = 1

@@ -33,21 +33,27 @@ def place(tmp_path_factory, motion_data):
 
 
 @pytest.fixture(scope='module')
-def train(place, run):
+def env(forked):
+    """Variables in which ranks are forks."""
+    return environment(PATH=forked['PATH'])
+
+
+@pytest.fixture(scope='module')
+def train(place, run, env):
     """Run a command of the page into a work folder."""
 
-    def train(name, title, replaced, *more, **kwargs):
+    def train(name, title, replaced, *more, env=env, **kwargs):
         work = place / name
         more = ('--work-dir', str(work), *more)
-        done = run(*command(title, replaced, *more), cwd=place, env=environment(), **kwargs)
-        return work, done
+        return work, run(*command(title, replaced, *more), cwd=place, env=env, **kwargs)
 
     return train
 
 
 @pytest.fixture(scope='module')
 def two_ranks(train):
-    return train('two', 'one machine', {'--gpus 8': '--gpus 2'})[0]
+    """By programs that start on their own."""
+    return train('two', 'one machine', {'--gpus 8': '--gpus 2'}, env=environment())[0]
 
 
 @pytest.fixture(scope='module')
@@ -110,7 +116,7 @@ def test_two_ranks_test_every_clip_once(two_ranks, place, train, motion_data):
     assert f'acc/top1: {accuracy(scores, motion_data):.4f}' in done.stdout
 
 
-def test_two_machines_in_bfloat16_end_where_one_process_does(place, train, motion_data):
+def test_two_machines_in_bfloat16_end_where_one_process_does(place, train, env, motion_data):
     """Two agents, each with one rank, that meet at one address."""
     replaced = {'HOST': '127.0.0.1', '29500': str(free_ports(1)[0])}
     replaced['--nproc-per-node 8'] = '--nproc-per-node 1'
@@ -122,7 +128,7 @@ def test_two_machines_in_bfloat16_end_where_one_process_does(place, train, motio
             replaced['RANK'] = str(rank)
             agents.append(subprocess.Popen(
                 command('two machines without Slurm', replaced, *more),
-                cwd=place, env=environment(), stdout=log, stderr=subprocess.STDOUT,
+                cwd=place, env=env, stdout=log, stderr=subprocess.STDOUT,
             ))  # fmt: skip
     try:
         codes = [agent.wait(timeout=300) for agent in agents]

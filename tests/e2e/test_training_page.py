@@ -1,9 +1,7 @@
 """docs/training.md: every config snippet trains, every command runs, and they do what it says."""
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import cv2
@@ -175,7 +173,7 @@ def test_groups_snippet_changes_the_rates_of_the_temporal_parts(train):
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_every_command_runs(command, motion_data, run, tmp_path):
+def test_every_command_runs(command, motion_data, run, forked, tmp_path):
     """With a small network, in a folder that has the page's files."""
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     (tmp_path / 'data').mkdir()
@@ -184,9 +182,10 @@ def test_every_command_runs(command, motion_data, run, tmp_path):
     small = ['model.backbone.stage_blocks=(1,1,1,1)', 'train_cfg.max_epochs=1']
     small += [f'{split}_dataloader.num_workers=0' for split in ('train', 'val')]
     small += [f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')]
-    words = command.split()
-    words += small if '--cfg-options' in words else ['--cfg-options', *small]
-    text = run(*words, cwd=tmp_path, env=dict(os.environ, PYTHONWARNINGS='ignore')).stdout
+    if '--cfg-options' not in command:
+        small.insert(0, '--cfg-options')
+    env = forked | {'PYTHONWARNINGS': 'ignore'}
+    text = run('bash', '-c', f'{command} "$@"', 'page', *small, cwd=tmp_path, env=env).stdout
     for word, said in SAYS.items():
         if word in command:
             assert said in text
@@ -194,7 +193,7 @@ def test_every_command_runs(command, motion_data, run, tmp_path):
     assert any('acc/top1' in json.loads(line) for line in record.read_text().splitlines())
 
 
-def test_mmaction2_writes_the_lists_that_the_configs_read(tmp_path):
+def test_mmaction2_writes_the_lists_that_the_configs_read(run, forked, tmp_path):
     """With stand-ins for the videos, in the page's layout."""
     data = tmp_path / 'data'
     for name in ('kinetics400', 'kinetics600'):
@@ -235,10 +234,7 @@ def test_mmaction2_writes_the_lists_that_the_configs_read(tmp_path):
         Path(f'{prefix2}-{split}.json').write_text(json.dumps(rows))
 
     (script,) = (text for text in blocks('bash') if 'build_file_list' in text)
-    done = subprocess.run(
-        ['bash', '-e', '-c', script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run('bash', '-e', '-c', script, cwd=tmp_path, env=forked)
     for name in ('k400', 'k600', 'sthv1', 'sthv2'):
         cfg = Config.fromfile(ROOT / f'configs/sifa_r50_{name}.py')
         for split in ('train', 'val', 'test'):

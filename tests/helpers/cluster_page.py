@@ -38,7 +38,7 @@ def command(title: str, replaced: dict[str, str], *more: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Variables for two ranks on the CPU that find the tests' hooks."""
+    """Variables for two ranks on the CPU that find the tests' hooks; some may be replaced."""
     path = [str(ROOT / 'tests' / 'helpers'), *filter(None, [os.environ.get('PYTHONPATH')])]
     return os.environ | {
         'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
