@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dev.kill_training import TRAIN, small_training
+from mmsifa.fileio import atomic_write
 from mmsifa.fileio.atomic_write import (
     UNFINISHED,
     remove_unfinished,
@@ -33,10 +34,10 @@ LocalBackend().put(b'the new content', sys.argv[1])
 """
 
 
-def test_whoever_is_killed_while_writing_leaves_the_old_file(run, tmp_path):
+def test_whoever_is_killed_while_writing_leaves_the_old_file(run, forked, tmp_path):
     path = tmp_path / 'epoch_1.pth'
     path.write_bytes(b'the old content')
-    done = run('python', '-W', 'ignore', '-c', KILLED_HALF_WAY, path, check=False)
+    done = run('env', 'python', '-c', KILLED_HALF_WAY, path, check=False, env=forked)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b'the old content'
     (unfinished,) = tmp_path.glob(UNFINISHED.format('epoch_1.pth'))
@@ -110,8 +111,9 @@ def test_a_full_disk_keeps_the_checkpoint_before(run, motion_data, tmp_path):
     """
     disk = tmp_path / 'disk'
     disk.mkdir()
-    train = [*TRAIN, '--work-dir', disk, '--cfg-options', *small_training(motion_data)]
-    run('unshare', '--map-root-user', '--mount', 'sh', '-c', script, disk, *train)
+    command = [sys.executable, '-m', 'mmsifa', *TRAIN]
+    command += ['--work-dir', disk, '--cfg-options', *small_training(motion_data)]
+    run('unshare', '--map-root-user', '--mount', 'sh', '-c', script, disk, *command)
     assert (tmp_path / 'code').read_text() == '1\n'
     log = (tmp_path / 'log').read_text()
     said = next(line for line in log.splitlines() if 'No space left on device: could not' in line)
@@ -128,11 +130,12 @@ def test_a_file_system_that_takes_nothing_is_refused_before(run, tmp_path):
     script = """
     mount -t tmpfs -o size=8k tmpfs full && head -c 8192 /dev/zero >full/zeros
     mount -t tmpfs -o ro tmpfs shut
-    "$0" -W ignore -c "$1"
+    "$0" -c "$1" "$2"
     ls -A full
     """
     check = """if True:
-    from mmsifa.fileio.atomic_write import check_writable
+    import runpy, sys
+    check_writable = runpy.run_path(sys.argv[1])['check_writable']  # without the package
     for folder in 'full', 'shut':
         try:
             check_writable(f'{folder}/new.csv')
@@ -142,7 +145,7 @@ def test_a_file_system_that_takes_nothing_is_refused_before(run, tmp_path):
     for name in ('full', 'shut'):
         (tmp_path / name).mkdir()
     call = ('unshare', '--map-root-user', '--mount', 'sh', '-c', script, sys.executable, check)
-    full, shut, files = run(*call, cwd=tmp_path).stdout.splitlines()
+    full, shut, files = run(*call, atomic_write.__file__, cwd=tmp_path).stdout.splitlines()
     assert full.endswith('full/new.csv cannot be written: no file can be made in '
                          f'{tmp_path}/full (No space left on device)')  # fmt: skip
     assert shut.endswith('(Read-only file system)')
