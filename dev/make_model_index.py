@@ -5,8 +5,10 @@ of a config or a network.
 """
 
 import argparse
+import ast
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,7 +18,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from rich.progress import track
 
-from mmsifa.apis.analysis import clip_of, count_multiply_adds, count_parameters, total, views_of
+from mmsifa.apis.analysis import (
+    Clip,
+    clip_of,
+    count_multiply_adds,
+    count_parameters,
+    total,
+    views_of,
+)
 from mmsifa.apis.analysis.report_pages import around_markers, billions, millions
 from mmsifa.commands.make_motion_dataset import MotionSettings
 from mmsifa.fileio.text_files import row
@@ -97,8 +106,7 @@ def measure(config: Path) -> Model:
         )
     in_motion = folder == 'motion'  # whose clips stay as they were made
     clip = clip_of(cfg, side=MotionSettings.size if in_motion else None)
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model).eval()
+    parameters, backbone_parameters, multiply_adds = costs(repr(cfg.model.to_dict()), clip)
     return Model(
         config=config.relative_to(ROOT).as_posix(),
         collection=COLLECTIONS[backbone.type],
@@ -113,10 +121,24 @@ def measure(config: Path) -> Model:
         epochs=cfg.train_cfg.max_epochs,
         pretrained=backbone.pretrained
         and ('ImageNet-22K' if '_22k' in backbone.pretrained else 'ImageNet-1K'),
-        parameters=count_parameters(model),
-        backbone_parameters=count_parameters(model.backbone),
-        multiply_adds=total(count_multiply_adds(model, clip)),
+        parameters=parameters,
+        backbone_parameters=backbone_parameters,
+        multiply_adds=multiply_adds,
     )
+
+
+@cache
+def costs(config: str, clip: Clip) -> tuple[int, int, int]:
+    """Count parameters, those of the backbone, and multiply-adds, once where configs share a model.
+
+    Args:
+        config: The model's config, as Python code.
+        clip: The clip to count for.
+    """
+    with torch.device('meta'):
+        model = MODELS.build(ast.literal_eval(config)).eval()
+    multiply_adds = total(count_multiply_adds(model, clip))
+    return count_parameters(model), count_parameters(model.backbone), multiply_adds
 
 
 def size_of(backbone: ConfigDict) -> str:
