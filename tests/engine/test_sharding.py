@@ -35,11 +35,11 @@ def place(tmp_path_factory, shrink):
 
 
 @pytest.fixture(scope='module')
-def train(place, run):
+def train(place, run, forked):
     def train(work, *more, **kwargs):
         replaced = {'--nproc-per-node 8': '--nproc-per-node 2'}
         words = command('large models', replaced, '--work-dir', str(work), *more)
-        return run(*words, cwd=place, env=environment(), **kwargs)
+        return run(*words, cwd=place, env=environment(PATH=forked['PATH']), **kwargs)
 
     return train
 

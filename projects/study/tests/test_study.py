@@ -1,5 +1,7 @@
 """The study's command: its runs, and the report of them."""
 
+import copy
+import functools
 import importlib.util
 import json
 import re
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mmaction.registry import MODELS
+from mmengine.config import Config
 
 from study import (
     IMAGE,
@@ -37,7 +40,7 @@ TOOL = CONFIGS.parent / 'run.py'
 OPTIONS = {
     'iterations': 10,
     'batch_size': 4,
-    'test_clips': 48,
+    'test_clips': 24,
     'disturbances.nothing.noise': 0,
 }
 NAMES = ['direction-c2d-0', 'direction-sifa_slow_offsets-0']
@@ -63,7 +66,15 @@ def command():
 
 
 @pytest.fixture(scope='module')
-def studied(tmp_path_factory, tool, command):
+def quick_runs(forked):
+    """Let runs start as forks of a process that has their imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'executable', shutil.which('python', path=forked['PATH']))
+        yield
+
+
+@pytest.fixture(scope='module')
+def studied(tmp_path_factory, tool, command, quick_runs):
     """The folder of a study of two runs."""
     out = tmp_path_factory.mktemp('study')
     tool.main(command(out))
@@ -231,7 +242,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')
-def test_a_stopped_study_leaves_no_process_and_no_result(command, tmp_path):
+def test_a_stopped_study_leaves_no_process_and_no_result(command, tmp_path, quick_runs):
     options = ['iterations=1000']
     arguments = [sys.executable, TOOL, *command(tmp_path, only=[START], options=options)]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
@@ -303,7 +314,9 @@ KINDS = ('full', 'quick')
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_run_is_there_and_of_its_config(kind, tmp_path):
+def test_every_run_is_there_and_of_its_config(kind, tmp_path, monkeypatch):
+    read = functools.cache(Config.fromfile)  # a file is of many runs
+    monkeypatch.setattr(Config, 'fromfile', lambda path: copy.deepcopy(read(path)))
     study = Study(tmp_path, CONFIGS, quick=kind == 'quick')
     results = read_results(PROJECT, kind)
     digests = {run['run']: run['digest'] for run in results['runs']}

@@ -275,12 +275,15 @@ def test_training_goes_on_and_names_each_bad_video_once(write_list, config, work
     assert hook.failed >= 2 * 2
 
 
-def test_two_processes_share_what_they_found_and_stop_together(write_list, config, tmp_path, run):
+def test_two_processes_share_what_they_found_and_stop_together(
+    write_list, config, tmp_path, run, forked
+):
     bad = [f'missing_{i}.mp4' for i in range(6)]  # in an epoch no process draws more than ten
     cfg = config(write_list(bad), epochs=20, workers=1)
     cfg.dump(tmp_path / 'config.py')
-    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    command = ['mim', 'train', 'mmaction', tmp_path / 'config.py', '--launcher', 'pytorch']
+    env = dict(forked, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    mim = shutil.which('mim', path=forked['PATH'])
+    command = [mim, 'train', 'mmaction', tmp_path / 'config.py', '--launcher', 'pytorch']
     done = run(*command, '--gpus', 2, '--work-dir', cfg.work_dir, env=env, check=False)
     assert done.returncode != 0
     found = re.findall(r'RuntimeError: (\d+ of \d+) videos drawn could not be read', done.stdout)
@@ -558,11 +561,12 @@ def test_an_interrupt_while_a_process_starts_leaves_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_interrupted_check_videos_leaves_nothing(tmp_path):
+def test_interrupted_check_videos_leaves_nothing(tmp_path, forked):
     os.mkfifo(tmp_path / 'pipe.mp4')  # never ends
     (tmp_path / 'list.txt').write_text('pipe.mp4 0\n')
-    command = [sys.executable, '-m', 'mmsifa', 'check-videos', tmp_path / 'list.txt', '--data-root']
-    command += [tmp_path, '--out-good', tmp_path / 'good.txt', '--workers', '1']
+    mmsifa = shutil.which('mmsifa', path=forked['PATH'])
+    command = [mmsifa, 'check-videos', tmp_path / 'list.txt', '--data-root', tmp_path]
+    command += ['--out-good', tmp_path / 'good.txt', '--workers', '1']
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     writer = os.open(tmp_path / 'pipe.mp4', os.O_WRONLY)  # returns when the decoder waits there
     process.send_signal(signal.SIGINT)

@@ -1,8 +1,8 @@
 """Patches of training by several processes on the CPU."""
 
 import os
+import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,27 +13,18 @@ from mmsifa.engine.patches import processes
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_on_the_cpu(tiny, root, tmp_path):
+def test_two_processes_train_one_model_on_the_cpu(tiny, root, tmp_path, forked):
     hook = f"custom_hooks = [dict(type='KeepWeights', folder={str(tmp_path)!r})]"
     config = tmp_path / 'two.py'
     config.write_text(f'_base_ = {str(tiny)!r}\n{hook}')
-    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-    command = [
-        *launch,
-        '-m',
-        'mmsifa',
-        'run',
-        'train',
-        str(config),
-        '--launcher',
-        'pytorch',
-        '--amp',
-    ]
+    torchrun = shutil.which('torchrun', path=forked['PATH'])
+    launch = [torchrun, '--standalone', '--nproc-per-node', '2', '-m']
+    command = [*launch, 'mmsifa', 'run', 'train', str(config), '--launcher', 'pytorch', '--amp']
     paths = os.pathsep.join([str(root), str(tiny.parent)])
     variables = {'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': paths}
     done = subprocess.run(
-        [sys.executable, *command, '--work-dir', str(tmp_path / 'work')],
-        env=os.environ | variables, capture_output=True, text=True, timeout=300,
+        [*command, '--work-dir', str(tmp_path / 'work')],
+        env=forked | variables, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert '[1][2/2]' in done.stdout  # 4 videos, 2 processes
