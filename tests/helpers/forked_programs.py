@@ -9,7 +9,7 @@ import atexit
 import gc
 import importlib
 import marshal
-import multiprocessing.spawn  # noqa: F401  (which remembers sys.executable)
+import multiprocessing.spawn  # which remembers sys.executable
 import os
 import runpy
 import select
@@ -21,6 +21,7 @@ import sysconfig
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -148,6 +149,7 @@ def run(arguments: list[str], cwd: str, environ: dict[str, str]) -> None:
 
     np.random.seed()  # noqa: NPY002  (that of the forked process is the same for all)
     os.chdir(cwd)
+    multiprocessing.process.ORIGINAL_DIR = cwd
     os.environ.clear()
     os.environ.update(environ)
     ignored = environ.get('PYTHONWARNINGS', '').split(',')
@@ -173,11 +175,25 @@ def run(arguments: list[str], cwd: str, environ: dict[str, str]) -> None:
         runpy.run_path(arguments[0], run_name='__main__')
 
 
+def once_a_text(format_code: Callable) -> Callable:
+    """Let MMEngine, which formats a config for the log and each checkpoint, do so once."""
+    formatted: dict[str, tuple] = {}
+
+    def format_new(text: str, **style) -> tuple:
+        if text not in formatted:
+            formatted[text] = format_code(text, **style)
+        return formatted[text]
+
+    return format_new
+
+
 def main() -> None:
     """Import the packages and serve; in a fork, run a program and end."""
     sys.executable = f'{os.getcwd()}/python'  # of programs that MIM and torchrun start
     for name in PACKAGES:
         importlib.import_module(name)
+    config = sys.modules['mmengine.config.config']
+    config.FormatCode = once_a_text(config.FormatCode)  # type: ignore[attr-defined]
     gc.collect()
     gc.freeze()
     request = serve()
