@@ -46,12 +46,18 @@ def place(tmp_path_factory, motion_data):
 
 
 @pytest.fixture(scope='module')
-def train(cluster, place, run):
+def env(cluster, forked):
+    """Variables in which the tasks of jobs are forks."""
+    path = f'{forked["PATH"]}:{cluster.env["PATH"]}'
+    return environment(**cluster.env | {'PATH': path})
+
+
+@pytest.fixture(scope='module')
+def train(place, run, env):
     """Run a command of the page into a work folder."""
 
-    def train(name, title, replaced, *more, **kwargs):
+    def train(name, title, replaced, *more, env=env, **kwargs):
         work = place / name
-        env = environment(**cluster.env)
         more = ('--work-dir', str(work), *more)
         return work, run(*command(title, replaced, *more), cwd=place, env=env, **kwargs)
 
@@ -59,8 +65,9 @@ def train(cluster, place, run):
 
 
 @pytest.fixture(scope='module')
-def one_node(train):
-    return train('one', 'Slurm', ONE_NODE)[0]
+def one_node(cluster, train):
+    """By programs that start on their own."""
+    return train('one', 'Slurm', ONE_NODE, env=environment(**cluster.env))[0]
 
 
 def test_the_script_says_how_it_is_used(run):
@@ -97,7 +104,8 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
     options.append('default_hooks.preemption.interval=1')
     more = ('--cfg-options', *options, 'default_hooks.signal.iters=1')
     replaced = {'NAME': 'ci', '--nodes 2': size}
-    work, done = train('requeued', 'longer than a job', replaced, *more)
+    env = environment(**cluster.env)  # Slurm sends a signal to what descends from a task
+    work, done = train('requeued', 'longer than a job', replaced, *more, env=env)
     job = done.stdout.split()[-1]
     log = place / 'job.log'
 
@@ -124,13 +132,13 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
     assert same(weights(work / 'epoch_1.pth'), weights(one_node / 'epoch_1.pth'))
 
 
-def test_tasks_of_srun_share_a_study(cluster, run, tmp_path):
+def test_tasks_of_srun_share_a_study(env, run, tmp_path):
     tasks = ('direction', 'parts')
     names = [f'{task}-sifa_from_scratch-0' for task in tasks]
     options = ['--cfg-options', 'iterations=10', 'batch_size=4', 'test_clips=48']
     study = ['python', 'projects/study/run.py', '--out', tmp_path, '--jobs', '1', '--only', *names]
     srun = ['srun', '-p', 'ci', '-n', '2', '--label']
-    done = run(*srun, *study, *options, env=environment(**cluster.env))
+    done = run(*srun, *study, *options, env=env)
     for rank, name in enumerate(names):
         measured = json.loads((tmp_path / 'runs' / name / 'result.json').read_text())
         assert measured['iterations'] == 10
