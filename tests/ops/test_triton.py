@@ -135,6 +135,9 @@ def test_reason_names_the_package(monkeypatch):
 
 
 AS_OF = """
+import sys
+
+sys.modules['mmengine'] = None  # sooner imported
 import triton
 
 del triton.knobs  # which came with Triton 3.4
@@ -171,7 +174,8 @@ def test_mmsifa_imports_with_a_package_that_is_no_triton(run, tmp_path, root):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     env = os.environ | {'PYTHONPATH': f'{tmp_path}{os.pathsep}{root}'}
-    code = 'import torch, mmsifa; from mmsifa.ops import triton as op; '
+    code = 'import sys, torch; sys.modules["mmengine"] = None; '
+    code += 'from mmsifa.ops import triton as op; '
     code += 'print(op.unsupported_reason(torch.ones(1, 1, 1)))'
     said = run('python', '-W', 'ignore', '-c', code, env=env).stdout
     assert 'it needs Triton 3.3 or later, found' in said
