@@ -29,6 +29,7 @@ if find_spec('hypothesis'):  # which the tests of the op do without
     from hypothesis import settings
 
     settings.register_profile('long')  # of tests/fuzz: see tests/helpers/fuzzing.py
+    settings.register_profile('short')
 
 ROOT = Path(__file__).parent
 

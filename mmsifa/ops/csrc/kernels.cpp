@@ -8,7 +8,7 @@
 // One binary for every processor: GCC compiles a function once per instruction set and the loader
 // picks the best. Flattening gives the same instruction set to all that it calls.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#if __GNUC__ >= 12
+#if __GNUC__ >= 12 && !defined(MULTIVERSION)
 #define MULTIVERSION \
   __attribute__((flatten, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #endif
