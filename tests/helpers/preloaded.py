@@ -39,8 +39,9 @@ def _main(arguments: list[str], cwd: Path, output: Path, environ: dict[str, str]
     with output.open('wb') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout = os.fdopen(1, 'w', closefd=False)
-    sys.stderr = os.fdopen(2, 'w', buffering=1, errors='backslashreplace', closefd=False)
+    own = dict(closefd=False, encoding=environ.get('PYTHONIOENCODING'))
+    sys.stdout = os.fdopen(1, 'w', **own)
+    sys.stderr = os.fdopen(2, 'w', buffering=1, errors='backslashreplace', **own)
     module = arguments[0] == '-m'
     sys.argv = arguments[module:]
     sys.path.insert(0, str(cwd if module else (cwd / arguments[0]).parent))
