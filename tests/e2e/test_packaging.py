@@ -159,18 +159,21 @@ def test_the_command_is_there_where_nothing_else_is_installed(wheel, run, tmp_pa
     assert done.stdout == 'mmsifa plot: this command needs Matplotlib: pip install matplotlib\n'
 
 
-def test_wheel_has_the_compiled_kernels(wheel, installed, run, tmp_path):
+def test_wheel_has_the_compiled_kernels(wheel, installed, run, forked, tmp_path):
     assert any(name.startswith('mmsifa/ops/_cpu.') for name in zipfile.ZipFile(wheel).namelist())
-    env, target = installed
+    _, target = installed
+    env = forked | {'PYTHONPATH': str(target)}
     code = (
         'import torch; from mmsifa.ops import BACKENDS, cpu; print(cpu._cpu.__file__); '
         'assert BACKENDS["cpu"].unsupported_reason(torch.ones(1, 1, 1, 1, 1)) is None'
     )
-    assert str(target) in run(sys.executable, '-c', code, cwd=tmp_path, env=env).stdout
+    assert str(target) in run('env', 'python', '-c', code, cwd=tmp_path, env=env).stdout
 
 
 @pytest.mark.parametrize('lacks', ['compiler', 'torch'])
-def test_installs_without_the_kernels_and_says_how_to_get_them(lacks, source, run, tmp_path):
+def test_installs_without_the_kernels_and_says_how_to_get_them(
+    lacks, source, run, forked, tmp_path
+):
     env = dict(os.environ, CC='no-such-compiler', CXX='no-such-compiler')
     if lacks == 'torch':
         (tmp_path / 'torch.py').write_text('raise ImportError("hidden by a test")\n')
@@ -189,8 +192,8 @@ def test_installs_without_the_kernels_and_says_how_to_get_them(lacks, source, ru
         'import torch; from mmsifa.ops import inter_frame_attention as attend; '
         'x = torch.ones(1, 2, 4, 5, 5); print(attend(x, x, torch.zeros(1, 2, 18, 5, 5)).sum())'
     )
-    env = dict(os.environ, PYTHONPATH=str(site))
-    result = run(sys.executable, '-c', code, cwd=site, env=env)
+    env = dict(forked, PYTHONPATH=str(site))
+    result = run('env', 'python', '-c', code, cwd=site, env=env)
     assert 'tensor(' in result.stdout
     assert "run 'pip install --no-build-isolation" in result.stdout
 
