@@ -4,12 +4,16 @@ It needs PyTorch alone, so ``temporal_parts.py`` registers both with MMAction2.
 """
 
 import copy
+import functools
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
 from mmsifa.ops.arguments import check_flags, check_integers
@@ -48,6 +52,105 @@ class OffsetConv(nn.Conv2d):
         device = x.device.type
         with torch.autocast(device, enabled=False) if is_autocasting(device) else nullcontext():
             return self._conv_forward(x.to(dtype), self.weight.to(dtype), self.bias)
+
+
+def _saliency(frames: Tensor) -> Tensor:
+    """Compute the motion saliency of frames (N, T, M) at least in float32: (N, T - 1, M)."""
+    frames = frames.to(torch.promote_types(frames.dtype, torch.float32))
+    return SIFA.motion_saliency(frames[:, :-1], frames[:, 1:])
+
+
+def _add_gradients(
+    frames: Tensor,
+    d_frames: Tensor | None,
+    d_now: Tensor,
+    d_following: Tensor,
+    d_saliency: Tensor | None,
+) -> Tensor:
+    """Add up the gradients that frames (N, T, M) have from all that :class:`_Pairs` makes."""
+    dtype = torch.promote_types(frames.dtype, torch.float32)
+    d_now, d_following = d_now.to(dtype), d_following.to(dtype)
+    if d_saliency is not None:
+        now, following = frames[:, :-1].to(dtype), frames[:, 1:].to(dtype)
+        gate = torch.sigmoid(following - now)
+        slope = d_saliency * following * gate * (1 - gate)
+        d_now = d_now - slope
+        d_following = d_following + slope + d_saliency * (1 + gate)
+    total = F.pad(d_now, (0, 0, 0, 1)) + F.pad(d_following, (0, 0, 1, 0))
+    return (total if d_frames is None else total + d_frames).to(frames.dtype)
+
+
+def _can_be_compiled(x: Tensor) -> bool:
+    """Tell whether there is something to compute, and nobody else records or compiles it."""
+    others = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # PyTorch would compile nothing later, either, of what it first meets in such a mode.
+    others = others or _get_current_dispatch_mode() is not None
+    return not others and not x.is_meta and x.numel() > 0 and x.shape[1] > 1
+
+
+@functools.cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    try:
+        return torch.compile(function, dynamic=True)
+    except RuntimeError as error:  # this Python is too new
+        raise _no_compiler(error) from error
+
+
+def _no_compiler(error: Exception) -> RuntimeError:
+    reason = ' '.join(str(error).partition('\n\n')[0].split())
+    return RuntimeError(
+        f'fuse=True could not compile: {reason}. It needs torch.compile, with a C++ compiler for '
+        'CPUs, with Triton and a C compiler for GPUs: install what is missing, or set fuse=False'
+    )
+
+
+def _run_compiled(function: Callable[..., Tensor], *features: Tensor | None) -> Tensor:
+    """Call a function of frames (N, T, M), compiled, with features (N, T, C, H, W).
+
+    A compilation does for all blocks, in training and in testing: it sees no number of channels,
+    no gradients, no autocast and no views.
+    """
+    x = features[0]
+    assert x is not None
+    frames = [y if y is None else y.permute(0, 1, 3, 4, 2).flatten(2).detach() for y in features]
+    try:
+        with torch.autocast(x.device.type, enabled=False):
+            out = _compiled(function)(*frames)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise _no_compiler(error) from error
+    n, _, c, h, w = x.shape
+    return out.view(n, -1, h, w, c).permute(0, 1, 4, 2, 3)
+
+
+class _Pairs(torch.autograd.Function):
+    """Frames x, all but the last, all but the first, and their saliency, with one gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, with_saliency: bool) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(x)
+        ctx.set_materialize_grads(False)
+        saliency = _run_compiled(_saliency, x) if with_saliency else None
+        return x.view_as(x), x[:, :-1], x[:, 1:], saliency
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor, None]:
+        return _run_compiled(_add_gradients, *ctx.saved_tensors, *gradients), None
+
+
+class _Join(torch.autograd.Function):
+    """Frames (N, T, H, W, C) with what was attended added to all but the last."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, attended: Tensor) -> Tensor:
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        torch.add(x[:, :-1], attended, out=out[:, :-1])
+        out[:, -1] = x[:, -1]
+        return out
+
+    @staticmethod
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor]:
+        return d_out, d_out[:, :-1]
 
 
 class SIFA(nn.Module):
@@ -89,12 +192,16 @@ class SIFA(nn.Module):
         residual: Whether the input is added. If False the block returns what was attended, with
             zeros for the last frame. Defaults to True.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
+        fuse: Whether ``torch.compile`` fuses the arithmetic around the op, which then moves less
+            than half of the memory. All blocks share what the first calls compile, which takes
+            seconds. Rounding differs, in half precision visibly. Defaults to False.
         init_cfg: MMEngine's initialization config, for where that is installed. Defaults to zeros
             for all parameters.
 
     Raises:
         ValueError: If an argument has a wrong type or value, or the heads do not divide the
             channels.
+        RuntimeError: In a pass, if ``fuse`` finds no compiler.
 
     Example:
         >>> import torch
@@ -118,6 +225,7 @@ class SIFA(nn.Module):
         tap_embedding: bool = False,
         residual: bool = True,
         backend: str | None = None,
+        fuse: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__()
@@ -132,6 +240,7 @@ class SIFA(nn.Module):
             motion_rescaling=motion_rescaling,
             tap_embedding=tap_embedding,
             residual=residual,
+            fuse=fuse,
         )
         if channels % num_heads:
             raise ValueError(f'num_heads must divide {channels} channels, got {num_heads}')
@@ -144,6 +253,7 @@ class SIFA(nn.Module):
         self.motion_rescaling = motion_rescaling
         self.residual = residual
         self.backend = backend
+        self.fuse = fuse
         self.init_cfg = copy.deepcopy(init_cfg)
         if deformable:
             self.conv_offset = OffsetConv(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
@@ -184,8 +294,13 @@ class SIFA(nn.Module):
             raise ValueError(
                 f'SIFA expects (N, T, {self.channels}, H, W) features, got {tuple(x.shape)}'
             )
-        now, following = x[:, :-1], x[:, 1:]
-        offset = self.predict_offset(now, following)
+        fused = self.fuse and _can_be_compiled(x)
+        if fused:
+            with_saliency = self.deformable and self.motion_rescaling
+            x, now, following, saliency = _Pairs.apply(x, with_saliency)
+        else:
+            now, following, saliency = x[:, :-1], x[:, 1:], None
+        offset = self.predict_offset(now, following, saliency)
         attended = inter_frame_attention(
             now, following, offset, **self.op_cfg, backend=self.backend
         )
@@ -193,11 +308,14 @@ class SIFA(nn.Module):
             weights = inter_frame_attention_weights(now, following, offset, **self.op_cfg)
             attended = attended + self._embed_taps(weights).to(attended.dtype)
         # Joined with channels last in memory, so that the next layer needs no copy.
+        x, attended = (f.permute(0, 1, 3, 4, 2) for f in (x, attended))
         if not self.residual:
-            attended = attended.permute(0, 1, 3, 4, 2)
-            return F.pad(attended, (0, 0, 0, 0, 0, 0, 0, 1)).permute(0, 1, 4, 2, 3)
-        frames = [f.permute(0, 1, 3, 4, 2) for f in (now + attended, x[:, -1:])]
-        return torch.cat(frames, dim=1).permute(0, 1, 4, 2, 3)
+            out = F.pad(attended, (0, 0, 0, 0, 0, 0, 0, 1))
+        elif fused:
+            out = _Join.apply(x, attended)
+        else:
+            out = torch.cat([x[:, :-1] + attended, x[:, -1:]], dim=1)
+        return out.permute(0, 1, 4, 2, 3)
 
     def _embed_taps(self, weights: Tensor) -> Tensor:
         """Weigh the taps' vectors by attention weights (N, T, G, K*K, H, W)."""
@@ -215,12 +333,15 @@ class SIFA(nn.Module):
             softmax=self.softmax,
         )
 
-    def predict_offset(self, now: Tensor, following: Tensor) -> Tensor:
+    def predict_offset(
+        self, now: Tensor, following: Tensor, saliency: Tensor | None = None
+    ) -> Tensor:
         """Predict where to look from what moved.
 
         Args:
             now: Frames t, (N, T, C, H, W).
             following: Frames t + 1, of the same shape.
+            saliency: Their motion saliency, if that is known.
 
         Returns:
             Offsets (N, T, 2*K*K, H, W) in pixels: predicted in float32 from features of half
@@ -229,8 +350,12 @@ class SIFA(nn.Module):
         n, t, _, h, w = now.shape
         if not self.deformable:
             return now.new_zeros(1).expand(n, t, 2 * self.kernel_size**2, h, w)
-        # A copy of the slice keeps channels last, which flatten alone would lose.
-        clue = self.motion_saliency(now, following) if self.motion_rescaling else following.clone()
+        if saliency is not None:
+            clue = saliency
+        elif self.motion_rescaling:
+            clue = self.motion_saliency(now, following)
+        else:
+            clue = following.clone()  # keeps channels last, which flatten of a slice would lose
         return self.conv_offset(clue.flatten(0, 1)).unflatten(0, (n, t))
 
     @staticmethod

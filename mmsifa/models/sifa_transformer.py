@@ -151,6 +151,7 @@ class SIFATransformer(SwinTransformer3D):
             blocks, each ``'attention'``, ``'convolution'`` or None for none. Defaults to
             ``('attention', 'convolution')``.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
+        fuse: Whether the arithmetic around the op is fused, as in :class:`SIFA`. Defaults to False.
         with_cp: Whether blocks are computed again in the backward pass to save memory. Defaults to
             False.
         **kwargs: Arguments of MMAction2's ``SwinTransformer3D``: ``in_channels``, ``out_indices``,
@@ -194,6 +195,7 @@ class SIFATransformer(SwinTransformer3D):
         tap_embedding: bool = False,
         temporal_parts: tuple[str | None, str | None] = ('attention', 'convolution'),
         backend: str | None = None,
+        fuse: bool = False,
         with_cp: bool = False,
         **kwargs,
     ) -> None:
@@ -251,6 +253,7 @@ class SIFATransformer(SwinTransformer3D):
             motion_rescaling=motion_rescaling,
             tap_embedding=tap_embedding,
             backend=backend,
+            fuse=fuse,
         )
         check_sifa(**sifa_cfg)
         drop_paths = iter(

@@ -25,7 +25,7 @@ def test_sanitizers_find_nothing(run, root):
     assert 'ERROR' not in done.stdout
 
 
-def test_benchmark_times_the_op_and_a_network(run, tmp_path):
+def test_benchmark_times_the_op_a_block_and_a_network(run, tmp_path):
     quick = ['--rounds', 1, '--seconds', 0.001, '--no-compile']
     run('python', 'dev/benchmark_op.py', tmp_path / 'op', '--shapes', '16 frames, 7', *quick)
     machine, *records = map(json.loads, (tmp_path / 'op.jsonl').read_text().splitlines())
@@ -42,10 +42,13 @@ def test_benchmark_times_the_op_and_a_network(run, tmp_path):
     config = 'configs/sifa_tiny_motion.py'
     append = ['--append', '--network', config]
     benchmark_op.main([str(tmp_path / 'op'), *append, *map(str, quick)])
+    append = ['--append', '--block', '--shapes', '16 frames, 7']
+    benchmark_op.main([str(tmp_path / 'op'), *append, *map(str, quick)])
     page = (tmp_path / 'op.md').read_text()
     assert '| SIFA-Net, 16 frames, 7 x 7 |' in page
     assert 'sifa_tiny_motion, forward' in page
     assert 'sifa_tiny_motion, training step' in page
+    assert '| block, forward + backward, ms | eager |' in page
 
 
 def test_committed_tables_are_those_of_the_committed_measurements(root, tmp_path):

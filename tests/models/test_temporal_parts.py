@@ -1,6 +1,9 @@
 """What blocks do between frames: each part against its definition, and in both networks."""
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from mmaction.models.backbones import resnet_tsm
 from mmaction.registry import MODELS
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmsifa.apis import load_config
 from mmsifa.apis.analysis import by_part, clip_of, count_multiply_adds
@@ -21,6 +26,7 @@ from mmsifa.models import (
     SIFAWithLayerNorm,
     TemporalConv,
     TemporalShift,
+    sifa_block,
 )
 
 SMALL = dict(stage_blocks=(1, 2, 2, 2), base_channels=8)
@@ -209,7 +215,7 @@ def test_defaults_are_sifa_with_its_names():
 
 
 def test_options_reach_sifa_in_every_network():
-    options = dict(motion_rescaling=False, tap_embedding=True)
+    options = dict(motion_rescaling=False, tap_embedding=True, fuse=True)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     nets = [
         SIFANet(**SMALL, between_frames=dict(type='SIFA', **options)),
@@ -222,6 +228,7 @@ def test_options_reach_sifa_in_every_network():
         for block in blocks:
             assert not block.motion_rescaling
             assert block.tap_embedding is not None
+            assert block.fuse
 
 
 def test_arguments_that_would_be_ignored_are_named():
@@ -295,51 +302,161 @@ def test_parts_compile_into_one_graph():
         torch.testing.assert_close(compiled(x), part(x))
 
 
+# The arithmetic around the op, fused
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Let blocks call what they would compile, and return what they called."""
+    called = []
+
+    def keep(function):
+        called.append(function.__name__)
+        return function
+
+    monkeypatch.setattr(sifa_block, '_compiled', keep)
+    return called
+
+
+def errors(block, exact, x, d_out, autocast=False):
+    """Return how far the output and the gradients of a block are from exact ones."""
+    results = []
+    for module, dtype in ((block, x.dtype), (exact, torch.float64)):
+        inputs = x.detach().to(dtype).requires_grad_()
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast and module is block):
+            out = module(inputs)
+        gradients = torch.autograd.grad(out, [inputs, *module.parameters()], d_out.to(dtype))
+        results.append([y.double() for y in (out.detach(), *gradients)])
+    assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    return torch.stack([(a - b).norm() / b.norm() for a, b in zip(*results, strict=True)])
+
+
+F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
+
+
 @pytest.mark.parametrize(
-    ('network', 'autocast'),
+    ('options', 'dtype', 'autocast'),
     [
-        (lambda: SIFANet(**SMALL, dual_path=False), True),
-        (lambda: SIFATransformer(ARCH, out_indices=(1,), drop_path_rate=0.0), False),
-        (lambda: SIFAPlugin(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)), ['0']), True),
+        (dict(), F64, False),
+        (dict(), F32, False),
+        (dict(), BF16, False),
+        (dict(), F32, True),
+        (dict(), BF16, True),
+        (dict(residual=False), F64, False),
+        (dict(motion_rescaling=False), F64, False),
+        (dict(deformable=False), F64, False),
+        (dict(tap_embedding=True, softmax=True, num_heads=2), F64, False),
     ],
-    ids=['SIFANet', 'SIFATransformer', 'SIFAPlugin'],
+    ids=str,
 )
+def test_fused_blocks_are_as_exact_as_others(uncompiled, options, dtype, autocast):
+    own = F32 if autocast else dtype
+    plain = randomized(SIFA(4, **options).to(own))
+    fused = SIFA(4, **options, fuse=True).to(own)
+    fused.load_state_dict(plain.state_dict())
+    exact = copy.deepcopy(plain).double()
+    x = channels_last(2, 4, 4, 5, 6, dtype=dtype)
+    for features in (x, x.contiguous(), channels_last(2, 8, 4, 5, 6, dtype=dtype)[:, ::2]):
+        d_out = torch.randn_like(features)
+        limit = 1.5 * errors(plain, exact, features, d_out, autocast)
+        limit += 1e-12 if dtype == F64 else 1e-6
+        assert (errors(fused, exact, features, d_out, autocast) <= limit).all()
+    saliency = ['_saliency'] if fused.deformable and fused.motion_rescaling else []
+    assert uncompiled == [*saliency, '_add_gradients'] * 3
+
+
+def test_fused_blocks_can_be_used_as_others_can(uncompiled):
+    x = channels_last(2, 3, 4, 5, 6, dtype=F32)
+    fused = randomized(SIFA(4, fuse=True))
+    plain = SIFA(4)
+    plain.load_state_dict(fused.state_dict())
+    expected = plain(x)
+    assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(fused)))(x), expected)
+    with torch.inference_mode():
+        assert torch.equal(fused(x), expected)
+    assert torch.equal(fused(x).relu_(), expected.relu())  # in place
+    gradients = []
+    for block in (fused, plain):
+        inputs = x.clone().requires_grad_()
+        checkpoint(block, inputs, use_reentrant=False).square().sum().backward()
+        gradients.append(inputs.grad)
+    torch.testing.assert_close(*gradients)
+    inputs = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(fused(inputs).square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match='differentiate twice'):
+        gradient.sum().backward()
+
+
+@torch.no_grad()
+def test_nothing_is_compiled_where_others_record_or_nothing_is_computed(monkeypatch):
+    fused, plain = SIFA(4, fuse=True), SIFA(4)
+    x = torch.randn(2, 3, 4, 5, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(sifa_block, '_compiled', None)
+        assert torch.equal(torch.jit.trace(fused, x, check_trace=False)(x), plain(x))
+        counts = []
+        for block in (fused, plain):
+            with FlopCounterMode(display=False) as counter:
+                block(x)
+            counts.append(counter.get_total_flops())
+        assert counts[0] == counts[1] > 0
+        for features in (x[:, :1], x[:0], x[:, :0], x.to('meta')):
+            assert fused.to(features.device)(features).shape == features.shape
+
+
 @pytest.mark.slow
-def test_blocks_compile_in_place(network, autocast):
-    """Each into one graph for each mode; neither later batches nor names of weights notice it."""
-    plain = randomized(network())
-    net = copy.deepcopy(plain)
-    counter = CompileCounterWithBackend('aot_eager')
-    torch._dynamo.reset()
-    for module in net.modules():
-        if isinstance(module, SIFA):
-            module.compile(fullgraph=True, backend=counter)
+@torch.no_grad()
+def test_fused_blocks_are_traced_as_others(monkeypatch):
+    monkeypatch.setattr(sifa_block, '_compiled', None)
+    fused, plain, x = randomized(SIFA(4, fuse=True)), SIFA(4), torch.randn(2, 3, 4, 5, 6)
+    plain.load_state_dict(fused.state_dict())
+    for run in (
+        torch.compile(fused, fullgraph=True, backend='aot_eager'),
+        torch.export.export(fused, (x,)).module(),
+    ):
+        torch.testing.assert_close(run(x), plain(x))
 
-    def assert_close(ours, theirs):
-        error = torch.cat([(a - b).flatten().float() for a, b in zip(ours, theirs, strict=True)])
-        norm = torch.cat([b.flatten().float() for b in theirs]).norm()
-        assert error.norm() < norm * (2**-7 if autocast else 1e-5)
 
-    with torch._dynamo.config.patch(recompile_limit=64):
-        for train in (True, False):
-            graphs = []
-            for size in (2, 3, 4):
-                clips = torch.randn(size, 3, 8, 32, 32)
-                outs = []
-                for each in (net, plain):
-                    each.train(train)
-                    with (
-                        torch.set_grad_enabled(train),
-                        torch.autocast('cpu', torch.bfloat16, enabled=autocast),
-                    ):
-                        outs.append(each(clips))
-                    if train:
-                        outs[-1].float().square().mean().backward()
-                assert_close(*outs)
-                graphs.append(counter.frame_count)
-            assert 0 < graphs[1] == graphs[2]
-    gradients = [[p.grad for p in each.parameters()] for each in (net, plain)]
-    assert all(gradient.any() for gradient in gradients[1])
-    assert_close(*gradients)
-    assert list(net.state_dict()) == list(plain.state_dict())
-    assert torch.equal(copy.deepcopy(net)(clips), plain(clips))
+def test_a_missing_compiler_is_named(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError('No working C++ compiler found')
+
+    x, compile_ = torch.randn(1, 2, 4, 5, 6), torch.compile
+    advice = 'fuse=True could not compile: .*{}.* install what is missing, or set fuse=False'
+    for broken, reason in (
+        (partial(compile_, backend=fail), r'No working C\+\+ compiler found'),
+        (partial(fail), 'No working'),  # as where Python is too new
+    ):
+        sifa_block._compiled.cache_clear()
+        monkeypatch.setattr(torch, 'compile', broken)
+        with pytest.raises(RuntimeError, match=advice.format(reason)) as raised:
+            SIFA(4, fuse=True)(x)
+        assert '\n' not in str(raised.value)
+    sifa_block._compiled.cache_clear()
+
+
+@pytest.mark.slow
+def test_blocks_share_what_is_compiled(monkeypatch):
+    """In training and in testing, of any size, in any thread; nothing of it is kept in a block."""
+    counter = CompileCounterWithBackend('inductor')
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend=counter))
+    sifa_block._compiled.cache_clear()
+    fused = SIFANet(**SMALL, dual_path=False, between_frames=dict(type='SIFA', fuse=True))
+    plain = SIFANet(**SMALL, dual_path=False)
+    plain.load_state_dict(randomized(fused).state_dict())
+    clips = torch.randn(2, 3, 12, 32, 32)
+    with torch.no_grad(), ThreadPoolExecutor(2) as threads:
+        outs = [*threads.map(fused.eval(), [clips, clips]), plain.eval()(clips)]
+    torch.testing.assert_close(outs[:2], outs[2:] * 2)
+    forward = counter.frame_count  # each thread may have begun it
+    for size in (2, 3):
+        clips = torch.randn(size, 3, 16, 32, 48)
+        gradients = []
+        for net in (fused.train(), plain.train()):
+            net.zero_grad()
+            net(clips).square().mean().backward()
+            gradients.append([parameter.grad for parameter in net.parameters()])
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+    assert counter.frame_count == forward + 1
+    assert list(fused.state_dict()) == list(plain.state_dict())
+    sifa_block._compiled.cache_clear()
