@@ -154,36 +154,24 @@ def _freeze_modules():
 
 
 @pytest.fixture(scope='session')
-def run(tmp_path_factory):
+def run(request):
     """Run a command as a user would; show its output if it fails.
 
-    Python programs are forked from one that has their imports, unless options of ``subprocess.run``
-    are given.
+    Python programs are those of ``forked``, or with ``env``, a process of their own.
     """
 
     def run(*command, cwd=ROOT, check=True, **kwargs):
         command = [str(part) for part in command]
         if command[0] in ('python', 'mim', 'mmsifa'):
-            module = [] if command[0] == 'python' else ['-m', command[0]]
-            command[:1] = [sys.executable, *module]
-        if command[0] == sys.executable and command[1] != '-c' and not kwargs:
-            from preloaded import (
-                run_python,
-            )  # needs MMAction2, which the tests of the op do without
-
-            output = tmp_path_factory.mktemp('run') / 'output.txt'
-            returncode = run_python(command[1:], Path(cwd), output)
-            text = output.read_text(encoding='utf-8')
-            done = subprocess.CompletedProcess(command, returncode, text)
-        else:
-            done = subprocess.run(
-                command,
-                cwd=cwd,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                **kwargs,
-            )
+            if 'env' not in kwargs:
+                folder = request.getfixturevalue('forked')['PATH'].split(os.pathsep)[0]
+                command[0] = f'{folder}/{command[0]}'
+            else:
+                module = [] if command[0] == 'python' else ['-m', command[0]]
+                command[:1] = [sys.executable, *module]
+        done = subprocess.run(
+            command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+        )
         if check and done.returncode:
             pytest.fail(f'{" ".join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}')
         return done
@@ -196,6 +184,41 @@ def forked(tmp_path_factory) -> dict[str, str]:
     """The variables in which ``python``, ``mim``, ``mmsifa`` and ``torchrun`` start at once."""
     with ForkedPrograms(tmp_path_factory.mktemp('programs')) as programs:
         yield os.environ | {'PATH': f'{programs.folder}{os.pathsep}{os.environ["PATH"]}'}
+
+
+@pytest.fixture(scope='session')
+def weights_file(tmp_path_factory) -> str:
+    """The weights of a 2D ResNet-50."""
+    from small_networks import torchvision_weights
+
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp('weights') / 'resnet50.pth'
+    torch.save(torchvision_weights(), path)
+    return str(path)
+
+
+@pytest.fixture(scope='session')
+def swin():
+    """A 2D Swin: MMAction2's, with windows and patches of one frame."""
+    from mmaction.models.backbones.swin import SwinTransformer3D
+    from small_networks import ARCH, randomized
+
+    torch.manual_seed(0)
+    net = randomized(SwinTransformer3D(ARCH, window_size=(1, 7, 7), patch_size=(1, 4, 4)))
+    net.eval()  # returns None there
+    return net
+
+
+@pytest.fixture(scope='session')
+def official_file(swin, tmp_path_factory) -> str:
+    """The 2D Swin's weights in the official naming and layout, with its buffers and classifier."""
+    weights = {k.replace('norm3.', 'norm.'): v.clone() for k, v in swin.state_dict().items()}
+    weights['patch_embed.proj.weight'] = weights['patch_embed.proj.weight'].squeeze(2)
+    weights['layers.0.blocks.1.attn_mask'] = torch.zeros(64, 49, 49)
+    weights['head.weight'] = torch.zeros(1000, 128)
+    path = tmp_path_factory.mktemp('swin') / 'swin.pth'
+    torch.save({'model': weights}, path)
+    return str(path)
 
 
 @pytest.fixture(scope='session')

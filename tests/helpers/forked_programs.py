@@ -159,8 +159,9 @@ def run(arguments: list[str], cwd: str, environ: dict[str, str]) -> None:
     sys.warnoptions[:] = filter(None, ignored)
     warnings._processoptions(sys.warnoptions)  # type: ignore[attr-defined]
     sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = os.fdopen(1, 'w', closefd=False)
-    sys.stderr = os.fdopen(2, 'w', buffering=1, errors='backslashreplace', closefd=False)
+    encoding = environ.get('PYTHONIOENCODING')
+    sys.stdout = os.fdopen(1, 'w', encoding=encoding, closefd=False)
+    sys.stderr = os.fdopen(2, 'w', 1, encoding, 'backslashreplace', closefd=False)
     kind = arguments.pop(0) if arguments[0] in ('-c', '-m') else ''
     folder = {'-c': '', '-m': cwd}.get(kind, os.path.dirname(os.path.abspath(arguments[0])))
     sys.path[:1] = [folder, *filter(None, environ.get('PYTHONPATH', '').split(os.pathsep))]
