@@ -70,7 +70,7 @@ def test_the_readmes_commands_are_the_pages():
 
 
 def test_every_command_of_the_page_is_tested():
-    tests = ('e2e/test_distributed', 'e2e/test_slurm', 'engine/test_sharding')
+    tests = ('e2e/test_distributed', 'e2e/test_slurm', 'engine/test_model_wrappers')
     sources = [(ROOT / f'tests/{name}.py').read_text() for name in tests]
     for title in COMMANDS:
         assert any(f"'{title}'" in source for source in sources), title
