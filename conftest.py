@@ -102,9 +102,10 @@ def pytest_configure():
 def pytest_collection_modifyitems(items):
     """Put the slowest files first, since each runs in one process; mark by fixture and folder."""
     slowest = (
-        'test_first_steps', 'test_docs', 'test_backends', 'test_export', 'test_study', 'test_loops',
-        'test_packaging', 'test_training_page', 'test_killed', 'test_slurm', 'test_op_tools',
-        'test_bad_videos', 'test_resuming', 'test_torch_op',
+        'test_first_steps', 'test_export', 'test_op_tools', 'test_slurm', 'test_loops',
+        'test_backends', 'test_packaging', 'test_docs', 'test_study', 'test_bad_videos',
+        'test_prediction', 'test_killed', 'test_configs', 'test_resuming', 'test_torch_op',
+        'test_conversion', 'test_plan', 'test_model_index',
     )  # fmt: skip
     items.sort(key=lambda item: item.path.stem not in slowest)
     for item in items:

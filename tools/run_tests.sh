@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every check: format, lint, types, tests. --fast, the first argument, leaves the slow tests out;
-# all others go to pytest, whose -n sets its processes (2).
+# all others go to pytest, whose -n sets its processes (3: on two cores one may wait).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "${1:-}" != --fast ] || set -- -m 'not slow' "${@:2}"
@@ -11,4 +11,4 @@ ruff format --check .
 ruff check .
 mypy
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # for each of the processes
-python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
