@@ -36,7 +36,7 @@ def say_what_is_missing(reason):
     # pip shows this with -v or if it fails; the op's warning says the same when it first runs.
     print(
         f'mmsifa is installed without its fast CPU kernels: {reason}. To get them, install a C++ '
-        'compiler and PyTorch and repeat with pip install --no-build-isolation.',
+        'compiler and PyTorch 2.10 or later and repeat with pip install --no-build-isolation.',
         file=sys.stderr,
     )
 
@@ -66,11 +66,12 @@ def cpu_extension():
         'mmsifa.ops._cpu',
         ['mmsifa/ops/csrc/bindings.cpp', 'mmsifa/ops/csrc/kernels.cpp'],
         depends=['mmsifa/ops/csrc/kernels.h'],
+        py_limited_api=True,
+        define_macros=[('TORCH_TARGET_VERSION', '0x020a000000000000')],  # 2.10 and later
         # Sums may be taken in any order, or they would not vectorize; NaN and infinity stay.
-        # OpenMP itself comes with PyTorch, so it is compiled for and not linked.
         extra_compile_args=[
             *(() if '-O' in os.environ.get('CXXFLAGS', '') else ('-O3',)),
-            *('-g0', '-fopenmp' if sys.platform == 'linux' else '-fopenmp-simd'),
+            *('-g0', '-fopenmp-simd', '-fvisibility=hidden'),
             *('-fassociative-math', '-fno-signed-zeros', '-fno-trapping-math', '-fno-math-errno'),
         ],
     )
@@ -78,4 +79,4 @@ def cpu_extension():
     return {'ext_modules': [extension], 'cmdclass': commands}
 
 
-setup(**cpu_extension())
+setup(options={'bdist_wheel': {'py_limited_api': 'cp310'}}, **cpu_extension())

@@ -33,6 +33,6 @@ import pytest
 from mmsifa.ops import cpu
 
 status = pytest.main(sys.argv[1:])
-print('Called', cpu._cpu.__file__)
+print('Called', cpu.LIBRARY)
 sys.exit(status)
 END

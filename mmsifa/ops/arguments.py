@@ -1,8 +1,11 @@
-"""Checks of the arguments of modules and of the op, with what was expected and what came."""
+"""The arguments of the op and of modules: options, memory layout, and checks of what came."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 
 class AttentionOptions(NamedTuple):
@@ -21,6 +24,22 @@ class AttentionOptions(NamedTuple):
     num_heads: int
     scale: float
     softmax: bool
+
+
+def new_channels_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Allocate a tensor (N, T, C, H, W) whose channels are next to each other.
+
+    Args:
+        like: A tensor of the shape.
+        dtype: Defaults to that of ``like``.
+    """
+    dtype = like.dtype if dtype is None else dtype
+    return torch.empty_permuted(like.shape, (0, 1, 3, 4, 2), dtype=dtype, device=like.device)
+
+
+def has_adjacent_channels(x: Tensor) -> bool:
+    """Whether a position's channels are next to each other, as also in a slice of frames."""
+    return x.stride(2) == 1 or x.shape[2] == 1
 
 
 def check_integers(least: int = 1, most: int | None = None, /, **numbers: Any) -> None:

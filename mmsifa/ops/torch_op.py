@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.library import Library, custom_op
 from torch.utils.flop_counter import register_flop_formula
 
-from mmsifa.ops.arguments import AttentionOptions
+from mmsifa.ops.arguments import AttentionOptions, new_channels_last
 from mmsifa.ops.backends import choose
 
 
@@ -48,24 +48,19 @@ def inter_frame_attention_backward(
     return d_query, d_value, d_offset
 
 
-def _empty_with_channels_last(like: Tensor) -> Tensor:
-    n, t, c, h, w = like.shape
-    return like.new_empty(n, t, h, w, c).permute(0, 1, 4, 2, 3)
-
-
 def _with_channels_last(x: Tensor) -> Tensor:
-    target = _empty_with_channels_last(x)
+    target = new_channels_last(x)
     return x if x.stride() == target.stride() else target.copy_(x)
 
 
 @inter_frame_attention.register_fake
 def _(query, value, offset, *options):
-    return _empty_with_channels_last(query)
+    return new_channels_last(query)
 
 
 @inter_frame_attention_backward.register_fake
 def _(d_out, query, value, offset, *options):
-    return tuple(map(_empty_with_channels_last, (query, value, offset)))
+    return tuple(map(new_channels_last, (query, value, offset)))
 
 
 def _save_inputs(ctx, inputs, output):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from mmsifa.ops.arguments import AttentionOptions
+from mmsifa.ops.arguments import AttentionOptions, has_adjacent_channels, new_channels_last
 
 _OLDEST = '3.3'  # of PyTorch 2.7; those before compile no nested tuples
 try:
@@ -74,7 +74,7 @@ def unsupported_reason(query: Tensor) -> str | None:
 def forward(query: Tensor, value: Tensor, offset: Tensor, options: AttentionOptions) -> Tensor:
     """Compute :func:`mmsifa.ops.inter_frame_attention`."""
     query, value = _channels_last(query), _channels_last(value)
-    out = _new_channels_last(query)
+    out = new_channels_last(query)
     if out.numel():
         vector = 16 // query.element_size()  # a thread loads 16 bytes at once
         _launch_tiles(_forward_kernel, (query, value, offset), (out,), options, vector)
@@ -86,9 +86,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of query, value and offset."""
     query, value, d_out = _channels_last(query), _channels_last(value), _channels_last(d_out)
-    d_query, d_offset = _new_channels_last(query), _new_channels_last(offset)
+    d_query, d_offset = new_channels_last(query), new_channels_last(offset)
     in_order = torch.are_deterministic_algorithms_enabled()
-    d_value = _new_channels_last(value, value.dtype if in_order else torch.float32).zero_()
+    d_value = new_channels_last(value, value.dtype if in_order else torch.float32).zero_()
     if not query.numel():
         return d_query, d_value.to(value.dtype), d_offset.zero_()
 
@@ -120,14 +120,7 @@ def backward(
 
 def _channels_last(x: Tensor) -> Tensor:
     """Return ``x`` if its channels are next to each other, as in a slice of frames, or a copy."""
-    if x.stride(2) == 1 or x.shape[2] == 1:
-        return x
-    return _new_channels_last(x).copy_(x)
-
-
-def _new_channels_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    n, t, c, h, w = like.shape
-    return like.new_empty((n, t, h, w, c), dtype=dtype).permute(0, 1, 4, 2, 3)
+    return x if has_adjacent_channels(x) else new_channels_last(x).copy_(x)
 
 
 def _atomics_width(device: torch.device) -> int:

@@ -160,14 +160,23 @@ def test_the_command_is_there_where_nothing_else_is_installed(wheel, run, tmp_pa
 
 
 def test_wheel_has_the_compiled_kernels(wheel, installed, run, forked, tmp_path):
-    assert any(name.startswith('mmsifa/ops/_cpu.') for name in zipfile.ZipFile(wheel).namelist())
+    assert wheel.name.split('-')[2:4] == ['cp310', 'abi3']
     _, target = installed
     env = forked | {'PYTHONPATH': str(target)}
     code = (
-        'import torch; from mmsifa.ops import BACKENDS, cpu; print(cpu._cpu.__file__); '
+        'import torch; from mmsifa.ops import BACKENDS, cpu; print(cpu.LIBRARY); '
         'assert BACKENDS["cpu"].unsupported_reason(torch.ones(1, 1, 1, 1, 1)) is None'
     )
     assert str(target) in run('env', 'python', '-c', code, cwd=tmp_path, env=env).stdout
+
+
+def test_the_kernels_ask_for_the_stable_abi_alone(installed, run):
+    (library,) = (installed[1] / 'mmsifa/ops').glob('_cpu.*')
+    symbols = run('nm', '-DC', '--undefined-only', library).stdout.split('\n')
+    names = [line.split('U ', 1)[-1].strip() for line in symbols if ' U ' in line]
+    assert {'torch_parallel_for', 'torch_library_impl', 'aoti_torch_get_size'} <= set(names)
+    unstable = ('at::', 'c10::', 'torch::', 'pybind11::', 'Py', '_Py')
+    assert not [name for name in names if name.startswith(unstable) or ' c10::' in name]
 
 
 @pytest.mark.parametrize('lacks', ['compiler', 'torch'])
