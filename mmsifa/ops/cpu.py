@@ -64,8 +64,8 @@ def unsupported_reason(query: Tensor) -> str | None:
     """Say why this backend cannot take ``query``, or return None."""
     if missing is not None:
         return (
-            f'its C++ extension is not there ({missing}): in an environment with a C++ compiler and '
-            "PyTorch 2.10 or later run 'pip install --no-build-isolation --force-reinstall "
+            f'its C++ extension is not there ({missing}): in an environment with PyTorch 2.10 or '
+            "later and a C++ compiler run 'pip install --no-build-isolation --force-reinstall "
             "--no-deps mmsifa', or the same with the path of its repository"
         )
     if query.device.type != 'cpu':
