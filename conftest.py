@@ -112,9 +112,10 @@ def pytest_collection_modifyitems(items):
         fixtures = getattr(item, 'fixturenames', ())
         if 'browser' in fixtures:
             item.add_marker('browser')
+            item.add_marker('slow')
         parameters = item.callspec.params if hasattr(item, 'callspec') else {}
         interpreted = parameters.get('backend') == 'triton' and not torch.cuda.is_available()
-        if item.path.parent.name == 'e2e' or 'run' in fixtures or interpreted:
+        if item.path.parent.name == 'e2e' or {'run', 'reported'} & {*fixtures} or interpreted:
             item.add_marker('slow')  # a program that starts imports PyTorch and MMAction2
 
 

@@ -204,6 +204,7 @@ def test_2d_recognizers_and_configs_that_do_not_train_have_training_steps():
         assert network.optimizer_cfg['type'] == 'SGD'
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_a_sentence():
     with (
         MeasuringProcess('cpu') as process,
