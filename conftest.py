@@ -127,12 +127,7 @@ def root() -> Path:
 
 @pytest.fixture(scope='session', autouse=True)
 def _quick_runs():
-    """Spare runs in this process what takes half of a small one.
-
-    MMEngine formats the config for the log and for every checkpoint, and its data sets search all
-    of the interpreter's objects for garbage.
-    """
-    gc.freeze()
+    """Spare runs in this process that MMEngine formats the config for the log and checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
         if find_spec('mmengine'):
             patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
