@@ -253,3 +253,16 @@ def test_the_readmes_config_fits_mmaction2s_own_head(tmp_path):
         model = MODELS.build(cfg.model)
         clip = torch.empty(2, 1, 3, cfg.test_pipeline[1].clip_len, 64, 64)
     assert model.eval()(clip, mode='tensor', stage='head').shape == (2, 400)
+
+
+def test_the_config_of_the_page_on_data_moves_steps_to_the_device(tmp_path):
+    text = (ROOT / 'docs/data.md').read_text()
+    (tmp_path / 'config.py').write_text(text.partition('```python\n')[2].partition('```')[0])
+    (tmp_path / 'base.py').write_text("_base_ = 'mmsifa::sifa_r50_k400.py'")
+    moved, steps = read(tmp_path / 'config.py'), read(tmp_path / 'base.py').train_pipeline
+    rest = moved.train_dataloader.dataset.pipeline
+    on_device = moved.model.data_preprocessor.pop('transforms')
+    assert len(on_device) == 3
+    assert rest[:5] + on_device + rest[5:] == steps
+    augmentation = MODELS.build(dict(moved.model.data_preprocessor, transforms=on_device))
+    assert augmentation.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])

@@ -13,14 +13,17 @@ from .checked import (
     FaultTolerantVideoDataset,
 )
 from .class_folders import ClassFolders, split_class_folders, write_lists
+from .clip_augmentation import ClipAugmentation
 from .scenes import Scene, draw_sprite, draw_texture
-from .transforms import ClipGaussianBlur, ClipGrayscale, ClipRandAugment
+from .transforms import ClipColorJitter, ClipGaussianBlur, ClipGrayscale, ClipRandAugment
 
 __all__ = [
     'AnnotationError',
     'CheckedRawframeDataset',
     'CheckedVideoDataset',
     'ClassFolders',
+    'ClipAugmentation',
+    'ClipColorJitter',
     'ClipGaussianBlur',
     'ClipGrayscale',
     'ClipRandAugment',

@@ -7,6 +7,9 @@ motion between frames survives. They always apply: wrap them, as any other trans
 
     dict(type='RandomApply', prob=0.2, transforms=[dict(type='ClipGrayscale')])
 
+Those of colours and blur also take a tensor of frames on any device; ``ClipAugmentation`` gives
+them one.
+
 The children of ``RandomApply`` are looked up in the default scope, so a config needs
 ``default_scope = 'mmaction'``, as MMAction2's own configs have.
 """
@@ -16,31 +19,46 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+import torch
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B (ITU-R BT.601)
 
 Fill = tuple[int, ...]
 Op = Callable[[Image.Image, float, Fill], Image.Image]
 
 
-class _ClipTransform(BaseTransform):
-    """A transform of ``results['imgs']``, a list of uint8 RGB frames of shape (H, W, 3)."""
+class ClipTransform(BaseTransform):
+    """A transform of ``results['imgs']``, a list of uint8 RGB frames of shape (H, W, 3).
+
+    Attributes:
+        on_device: Whether it takes a tensor of frames, too.
+    """
+
+    on_device = True
 
     def transform(self, results: dict) -> dict:
         """Replace ``results['imgs']`` by the transformed frames.
 
         Args:
             results: Results of the pipeline so far; ``imgs`` is a list of uint8 RGB arrays of
-                shape (H, W, 3).
+                shape (H, W, 3), or a float tensor (..., 3, H, W) of values from 0 to 255.
 
         Returns:
-            The same dict; ``imgs`` is a new list of new arrays of the same shape and dtype.
+            The same dict; ``imgs`` is a new list of new arrays, or a new tensor, of the same shape
+            and dtype.
 
         Raises:
             ValueError: If a frame is not a uint8 array of shape (H, W, 3).
         """
         imgs = results['imgs']
+        if isinstance(imgs, Tensor):
+            results['imgs'] = self._transform_tensor(imgs)
+            return results
         for img in imgs:
             if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
                 raise ValueError(
@@ -54,9 +72,118 @@ class _ClipTransform(BaseTransform):
     def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
         raise NotImplementedError
 
+    def _transform_tensor(self, imgs: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 @TRANSFORMS.register_module()
-class ClipGrayscale(_ClipTransform):
+class ClipColorJitter(ClipTransform):
+    """Change brightness, contrast, saturation and hue of every frame, in a random order.
+
+    Brightness multiplies a frame, contrast moves it away from its mean grey or towards it,
+    saturation its pixels from their own grey, and hue turns them in HSV, by the same factors for
+    all frames. As in MMAction2's ``ColorJitter``, values are cut to 0 to 255 before the hue turns
+    and at the end. So the first three commute, and those on one side of the hue are one linear map.
+
+    Required keys are "imgs", added or modified keys are "imgs".
+
+    Args:
+        brightness: Its factor is drawn uniformly between 1 - ``brightness`` and 1 + ``brightness``.
+            Default: 0, none.
+        contrast: Likewise.
+        saturation: Likewise.
+        hue: The turn is drawn uniformly between -``hue`` and ``hue``, where 1 is once around the
+            circle of colours, and rounded to its 256ths. Default: 0, none.
+
+    Raises:
+        ValueError: If one is not from 0 to 1, or ``hue`` not from 0 to 0.5.
+
+    Example:
+        >>> jitter = ClipColorJitter(brightness=0.4)
+        >>> grey = jitter({'imgs': [np.full((1, 1, 3), 100, np.uint8)]})['imgs'][0]
+        >>> bool(60 <= grey.min() == grey.max() <= 140)
+        True
+    """
+
+    def __init__(
+        self,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+    ) -> None:
+        names = ('brightness', 'contrast', 'saturation', 'hue')
+        ranges = (brightness, contrast, saturation, hue)
+        for name, value, limit in zip(names, ranges, (1, 1, 1, 0.5), strict=True):
+            if not 0 <= value <= limit:
+                raise ValueError(f'{name} must be from 0 to {limit}, got {value!r}')
+        self.ranges = ranges
+
+    def _draw(self) -> tuple[np.ndarray, int, np.ndarray]:
+        """Draw the factors before the hue turns, its turn in 256ths, and the factors after it."""
+        *drawn, turn = (np.random.uniform(-value, value) for value in self.ranges)
+        *places, place = np.random.permutation(4)
+        factors, before = 1 + np.array(drawn), np.array(places) < place
+        return np.where(before, factors, 1), round(256 * turn), np.where(before, 1, factors)
+
+    def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+        before, turn, after = self._draw()
+        outputs = []
+        for img in imgs:
+            if (before != 1).any():
+                img = _recolour(img, *before)
+            if turn:
+                hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)
+                hsv[..., 0] += np.uint8(turn % 256)
+                img = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+            outputs.append(_recolour(img, *after))
+        return outputs
+
+    def _transform_tensor(self, imgs: Tensor) -> Tensor:
+        before, turn, after = self._draw()
+        imgs = _recolour_tensor(imgs, *before.tolist()).clamp(0, 255)
+        return _recolour_tensor(_turn_hue(imgs, turn / 256), *after.tolist()).clamp(0, 255)
+
+    def __repr__(self) -> str:
+        return '{}(brightness={}, contrast={}, saturation={}, hue={})'.format(
+            type(self).__name__, *self.ranges
+        )
+
+
+def _recolour(img: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    matrix = saturation * np.eye(3) + (1 - saturation) * np.array(LUMINANCE)
+    shift = (1 - contrast) * np.dot(LUMINANCE, cv2.mean(img)[:3])
+    return cv2.transform(img, brightness * np.column_stack([contrast * matrix, [shift] * 3]))
+
+
+def _recolour_tensor(imgs: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    grey = _grey(imgs)
+    mean = grey.mean((-2, -1), keepdim=True)
+    shift = contrast * (1 - saturation) * grey + (1 - contrast) * mean
+    return brightness * (contrast * saturation * imgs + shift)
+
+
+def _turn_hue(imgs: Tensor, turn: float) -> Tensor:
+    red, green, blue = imgs.split(1, -3)
+    largest, smallest = imgs.amax(-3, keepdim=True), imgs.amin(-3, keepdim=True)
+    chroma = largest - smallest
+    sixth = torch.where(
+        largest == red,
+        green - blue,
+        torch.where(largest == green, blue - red + 2 * chroma, red - green + 4 * chroma),
+    )  # of the circle, from red on, times chroma
+    sixth = sixth / chroma.clamp(min=1e-6) + 6 * turn
+    place = (sixth + torch.arange(5, 0, -2, device=imgs.device).view(3, 1, 1)) % 6
+    return largest - chroma * torch.minimum(place, 4 - place).clamp(0, 1)
+
+
+def _grey(imgs: Tensor) -> Tensor:
+    red, green, blue = imgs.split(1, -3)
+    return LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
+
+
+@TRANSFORMS.register_module()
+class ClipGrayscale(ClipTransform):
     """Convert every frame to grey, kept as three equal channels.
 
     Grey is the luminance 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
@@ -74,13 +201,16 @@ class ClipGrayscale(_ClipTransform):
             cv2.cvtColor(cv2.cvtColor(img, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) for img in imgs
         ]
 
+    def _transform_tensor(self, imgs: Tensor) -> Tensor:
+        return _grey(imgs).expand_as(imgs)
+
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'
 
 
 @TRANSFORMS.register_module()
-class ClipGaussianBlur(_ClipTransform):
-    """Blur every frame with a Gaussian of one random width.
+class ClipGaussianBlur(ClipTransform):
+    """Blur every frame with a Gaussian of one random width, cut off at three of it.
 
     Required keys are "imgs", added or modified keys are "imgs".
 
@@ -107,10 +237,21 @@ class ClipGaussianBlur(_ClipTransform):
             )
         self.sigma = tuple(sigma)
 
-    def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+    def _draw(self) -> np.ndarray:
+        """Draw the kernel of one clip, (taps, 1)."""
         low, high = self.sigma
         sigma = np.random.uniform(low, high)
-        return [cv2.GaussianBlur(img, (0, 0), sigma) for img in imgs]
+        return cv2.getGaussianKernel(round(6 * sigma + 1) | 1, sigma, cv2.CV_32F)
+
+    def _transform_imgs(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+        kernel = self._draw()
+        return [cv2.sepFilter2D(img, -1, kernel, kernel) for img in imgs]
+
+    def _transform_tensor(self, imgs: Tensor) -> Tensor:
+        taps = torch.from_numpy(self._draw()).to(imgs.device)
+        reach = len(taps) // 2
+        planes = F.pad(imgs.flatten(0, -3)[:, None], [reach] * 4, mode='reflect')
+        return F.conv2d(F.conv2d(planes, taps[None, None]), taps.T[None, None]).view(imgs.shape)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(sigma={self.sigma})'
@@ -148,7 +289,7 @@ _OPS = _SIGNED_OPS | _UNSIGNED_OPS
 
 
 @TRANSFORMS.register_module()
-class ClipRandAugment(_ClipTransform):
+class ClipRandAugment(ClipTransform):
     """RandAugment with one draw of the operations for all frames of a clip.
 
     `RandAugment: Practical automated data augmentation with a reduced search space
@@ -193,6 +334,8 @@ class ClipRandAugment(_ClipTransform):
         >>> results['imgs'][0].tolist()
         [[[255, 155, 0]]]
     """
+
+    on_device = False  # Pillow's operations
 
     def __init__(
         self,

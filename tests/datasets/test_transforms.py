@@ -1,13 +1,16 @@
 # ruff: noqa: NPY002  (the transforms draw from NumPy's global generator)
 import cv2
-import mmaction.datasets.transforms  # noqa: F401  (registers ColorJitter and RandomApply)
 import numpy as np
 import pytest
-from mmaction.registry import TRANSFORMS
+import torch
+from mmaction.datasets.transforms.processing import ColorJitter
+from mmaction.models import ActionDataPreprocessor
+from mmaction.registry import MODELS, TRANSFORMS
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
-import mmsifa.datasets  # noqa: F401  (registers the transforms)
+from mmsifa.apis import load_config
+from mmsifa.apis.export.scorer import Preprocess
 
 SIGNED = ['ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate']
 SIGNED += ['Brightness', 'Color', 'Contrast', 'Sharpness']
@@ -47,7 +50,9 @@ def both_signs(cfg, img, draws=40):
     return {output.tobytes(): output for output in outputs}.values()
 
 
+JITTER = dict(type='ClipColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
 ALL = [
+    JITTER,
     dict(type='ClipGrayscale'),
     dict(type='ClipGaussianBlur'),
     dict(type='ClipRandAugment'),
@@ -89,12 +94,12 @@ class TestEveryTransform:
         np.testing.assert_array_equal(outputs(), outputs())
 
 
-@pytest.mark.parametrize('name', ['ClipGaussianBlur', 'ClipRandAugment'])
-def test_draws_differ_between_clips(name):
-    assert len(both_signs(dict(type=name), random_clip(1)[0], draws=10)) > 5
+@pytest.mark.parametrize('cfg', ALL[:1] + ALL[2:4], ids=str)
+def test_draws_differ_between_clips(cfg):
+    assert len(both_signs(cfg, random_clip(1)[0], draws=10)) > 5
 
 
-@pytest.mark.parametrize('name', ['ClipGrayscale', 'ClipGaussianBlur', 'ClipRandAugment'])
+@pytest.mark.parametrize('name', [cfg['type'] for cfg in ALL[:4]])
 @pytest.mark.parametrize(
     'img',
     [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)],
@@ -108,6 +113,8 @@ def test_frames_that_are_not_uint8_rgb(name, img):
 
 def test_repr():
     assert repr(TRANSFORMS.build(dict(type='ClipGrayscale'))) == 'ClipGrayscale()'
+    jitter = 'ClipColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)'
+    assert repr(TRANSFORMS.build(JITTER)) == jitter
     blur = TRANSFORMS.build(dict(type='ClipGaussianBlur', sigma=[0.5, 1]))
     assert repr(blur) == 'ClipGaussianBlur(sigma=(0.5, 1))'
     augment = TRANSFORMS.build(rand_augment('Rotate', fill=[1, 2, 3]))
@@ -125,6 +132,83 @@ def test_grayscale_is_luminance():
         assert (output == output[..., :1]).all()
 
 
+class TestColorJitter:
+    def test_is_that_of_mmaction2_by_the_same_draws(self):
+        """Which cuts fractions off, and whose hue has 180 steps."""
+        transform = TRANSFORMS.build(JITTER)
+        clip = [cv2.GaussianBlur(img, (0, 0), 5) for img in random_clip(2, 40, 60)]
+        clip = [cv2.normalize(img, None, 0, 255, cv2.NORM_MINMAX) for img in clip]
+        differences = []
+        for seed in range(100):
+            np.random.seed(seed)
+            before, turn, after = transform._draw()
+            np.random.seed(seed)
+            for img, output in zip(clip, transform({'imgs': clip})['imgs'], strict=True):
+                expected = img.astype(np.float64)
+                for factors, hue in ((before, turn), (after, 0)):
+                    brightness, contrast, saturation = factors
+                    expected = ColorJitter.adjust_saturation(expected, saturation) * brightness
+                    expected = ColorJitter.adjust_contrast(expected, contrast)
+                    if hue:
+                        expected = ColorJitter.adjust_hue(expected, 180 / 256 * hue / 255)
+                differences.append((output - expected.clip(0, 255)).mean())
+        assert -0.5 < np.mean(differences) < 1.5
+        assert np.std(differences) < 1
+
+    @pytest.mark.parametrize('name', ['brightness', 'contrast', 'saturation'])
+    def test_each_factor_by_hand(self, name):
+        img = random_clip(1)[0]
+        grey = img @ np.array([0.299, 0.587, 0.114])
+        start = {'brightness': 0, 'contrast': grey.mean(), 'saturation': grey[..., None]}[name]
+        transform = TRANSFORMS.build({'type': 'ClipColorJitter', name: 0.4})
+        factors = set()
+        for seed in range(100):
+            np.random.seed(seed)
+            before, _, after = transform._draw()
+            (factor,) = {*before, *after} - {1}
+            factors.add(factor)
+            np.random.seed(seed)
+            output = transform({'imgs': [img]})['imgs'][0]
+            expected = (start + factor * (img - start)).clip(0, 255)
+            assert np.abs(output - expected).max() < 0.9  # OpenCV rounds weights to 1024ths, too
+        # The chance that 100 uniform draws all miss the lowest or highest tenth is 3e-5 each.
+        assert 0.6 <= min(factors) < 0.68
+        assert 1.32 < max(factors) <= 1.4
+
+    def test_hue_by_hand(self):
+        transform = TRANSFORMS.build(dict(type='ClipColorJitter', hue=0.5))
+        red = np.full((1, 1, 3), (255, 0, 0), np.uint8)
+        outputs = both_signs(dict(type='ClipColorJitter', hue=0.5), red, draws=600)
+        turned = {tuple(img[0, 0]) for img in outputs}
+        assert len(turned) > 200  # of 256 steps, of which 600 draws leave out a tenth
+        assert all(max(colour) == 255 and min(colour) == 0 for colour in turned)
+        grey = np.full((1, 1, 3), 77, np.uint8)
+        np.testing.assert_array_equal(transform({'imgs': [grey]})['imgs'][0], grey)
+
+    def test_hue_turns_at_any_place_in_the_order(self):
+        transform = TRANSFORMS.build(JITTER)
+        draws = 600
+        counts = np.zeros(4)
+        for _ in range(draws):
+            before, _, after = transform._draw()
+            assert ((before == 1) != (after == 1)).all()
+            counts[(before != 1).sum()] += 1
+        assert (abs(counts - draws / 4) < 4.5 * np.sqrt(draws * 3 / 16)).all()
+
+    @pytest.mark.parametrize(
+        ('kwargs', 'message'),
+        [
+            (dict(brightness=1.1), 'brightness must be from 0 to 1, got 1.1'),
+            (dict(saturation=-0.1), 'saturation must be from 0 to 1, got -0.1'),
+            (dict(hue=0.6), 'hue must be from 0 to 0.5, got 0.6'),
+        ],
+        ids=str,
+    )
+    def test_bad_argument(self, kwargs, message):
+        with pytest.raises(ValueError, match=message):
+            TRANSFORMS.build(dict(type='ClipColorJitter', **kwargs))
+
+
 class TestGaussianBlur:
     @pytest.mark.parametrize('sigma', [0.5, 1.0, 2.0])
     def test_is_a_gaussian(self, sigma):
@@ -134,23 +218,22 @@ class TestGaussianBlur:
         kernel = np.exp(-0.5 * (np.arange(-12, 13) / sigma) ** 2)
         kernel /= kernel.sum()
         expected = 255 * np.outer(kernel, kernel)
-        assert np.abs(output - expected[..., None]).max() <= 1.5
+        assert np.abs(output - expected[..., None]).max() <= 0.75
 
     def test_sigma_is_drawn_within_its_range(self, monkeypatch):
         drawn = []
-        blur = cv2.GaussianBlur
+        kernel = cv2.getGaussianKernel
 
-        def record(img, ksize, sigma):
+        def record(size, sigma, dtype):
             drawn.append(sigma)
-            return blur(img, ksize, sigma)
+            return kernel(size, sigma, dtype)
 
-        monkeypatch.setattr(cv2, 'GaussianBlur', record)
+        monkeypatch.setattr(cv2, 'getGaussianKernel', record)
         transform = TRANSFORMS.build(dict(type='ClipGaussianBlur'))
-        clip = random_clip(2, 8, 8)
+        clip = random_clip(1, 8, 8)
         for _ in range(200):
-            outputs = transform({'imgs': clip})['imgs']
-            assert drawn[-1] == drawn[-2]
-            np.testing.assert_array_equal(outputs[0], blur(clip[0], (0, 0), drawn[-1]))
+            output = transform({'imgs': clip})['imgs'][0].astype(int)
+            assert np.abs(output - cv2.GaussianBlur(clip[0], (0, 0), drawn[-1])).max() <= 2
         # The chance that 200 uniform draws all miss the lowest or highest 5 % is 4e-5 each.
         assert 0.1 <= min(drawn) < 0.195
         assert 1.905 < max(drawn) <= 2.0
@@ -315,7 +398,7 @@ class TestRandomApply:
     @pytest.mark.parametrize(
         ('prob', 'child'),
         [
-            (0.8, dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0)),
+            (0.8, dict(JITTER, brightness=0.5)),
             (0.2, dict(type='ClipGrayscale')),
             (0.5, dict(type='ClipGaussianBlur', sigma=(1.0, 2.0))),
         ],
@@ -349,3 +432,90 @@ class TestRandomApply:
         results = pipeline(dict(results, num_clips=1, clip_len=4))
         assert results['imgs'].shape == (1, 3, 4, 24, 24)
         assert results['imgs'].dtype == np.uint8
+
+
+@pytest.mark.usefixtures('scope')
+class TestClipAugmentation:
+    """The steps of a config's pipeline on a batch of clips, as the data preprocessor runs them."""
+
+    SCALE = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 58.0, 56.0])
+
+    def build(self, transforms=None, form='NCTHW'):
+        transforms = transforms or load_config('sifa_r50_k400').train_pipeline[5:8]
+        kind = dict(type='ClipAugmentation', transforms=transforms)
+        return MODELS.build(dict(kind, format_shape=form, **self.SCALE))
+
+    def batch(self, form='NCTHW', samples=16, frames=3):
+        """Clips of smooth frames: as lists of arrays, and as a loader gives them."""
+        clips = [random_clip(frames, 30, 44, seed) for seed in range(samples)]
+        clips = [[cv2.GaussianBlur(img, (0, 0), 2) for img in clip] for clip in clips]
+        tensors = [torch.from_numpy(np.stack(clip)).movedim(-1, 1) for clip in clips]
+        if form != 'NCHW':
+            tensors = [tensor.movedim(1, 0) for tensor in tensors]
+        if form == 'NCTHW':
+            tensors = [tensor[None] for tensor in tensors]
+        return clips, tensors
+
+    @pytest.mark.parametrize('form', ['NCTHW', 'NCHW', 'MIX2d3d'])
+    def test_numbers_are_those_of_the_pipeline_by_the_same_draws(self, form):
+        steps = load_config('sifa_r50_k400').train_pipeline[5:8]
+        steps[0].prob = 0.5
+        clips, tensors = self.batch(form)
+        pipeline = Compose(steps)
+        np.random.seed(0)
+        expected = np.stack([pipeline({'imgs': clip})['imgs'] for clip in clips])
+        np.random.seed(0)
+        batch, _ = self.build(steps, form).preprocess(tensors, None, training=True)
+        mean, std = (torch.tensor(self.SCALE[name]) for name in ('mean', 'std'))
+        batch = batch[:, 0] if form == 'NCTHW' else batch
+        frames = batch if form == 'NCHW' else batch.movedim(1, 2)
+        found = (frames.movedim(2, -1) * std + mean).numpy()
+        changed = [(a != b).any() for a, b in zip(expected, clips, strict=True)]
+        assert 0 < sum(changed) < len(clips)
+        for clip, wanted, is_changed in zip(found, expected, changed, strict=True):
+            difference = np.abs(clip - wanted)
+            assert difference.mean() < (1.5 if is_changed else 1e-4)
+            assert np.quantile(difference, 0.99) < (8 if is_changed else 1e-4)
+
+    @pytest.mark.parametrize('child', ALL[:3], ids=str)
+    def test_one_draw_for_all_frames_and_others_for_other_clips(self, child):
+        _, (clip, *_) = self.batch(samples=1)
+        clip = clip[:, :, :1].expand(-1, -1, 5, -1, -1)
+        batch, _ = self.build([child]).preprocess([clip] * 6, None, training=True)
+        assert (batch == batch[:, :, :, :1]).all()
+        different = {sample.numpy().tobytes() for sample in batch}
+        assert len(different) == (1 if child['type'] == 'ClipGrayscale' else 6)
+
+    def test_scores_of_validations_and_tests_are_those_without_it(self):
+        _, tensors = self.batch()
+        plain = ActionDataPreprocessor(format_shape='NCTHW', **self.SCALE)
+        augmentation = self.build()
+        expected = plain.preprocess(tensors, None)[0]
+        assert torch.equal(augmentation.preprocess(tensors, None)[0], expected)
+        assert not torch.equal(augmentation.preprocess(tensors, None, True)[0], expected)
+        pipeline = load_config('sifa_r50_k400').test_pipeline
+        assert torch.equal(Preprocess(pipeline, augmentation).mean, plain.mean.flatten())
+
+    def test_mixed_precision_changes_nothing(self):
+        _, tensors = self.batch()
+        augmentation = self.build()
+        np.random.seed(1)
+        expected, _ = augmentation.preprocess(tensors, None, training=True)
+        np.random.seed(1)
+        with torch.autocast('cpu', torch.bfloat16):
+            assert torch.equal(augmentation.preprocess(tensors, None, training=True)[0], expected)
+
+    @pytest.mark.parametrize('wrap', [False, True], ids=['alone', 'in RandomApply'])
+    def test_steps_that_no_device_runs_are_refused(self, wrap):
+        step = dict(type='ClipRandAugment')
+        if wrap:
+            step = dict(type='RandomApply', transforms=[dict(type='ClipGrayscale'), step])
+        with pytest.raises(ValueError, match='got ClipRandAugment: leave it in the pipeline'):
+            self.build([step])
+
+    @pytest.mark.parametrize(
+        'clip', [torch.zeros(1, 3, 2, 8, 8), torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)]
+    )
+    def test_clips_that_are_no_bytes_of_three_colours_are_refused(self, clip):
+        with pytest.raises(ValueError, match=r'expects uint8 RGB clips, \(..., 3, T, H, W\) with'):
+            self.build().preprocess([clip], None, training=True)

@@ -19,6 +19,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from small_networks import torchvision_weights
 
 from dev.kill_training import differences
+from mmsifa.apis import load_config
 from mmsifa.engine.hooks import PreemptionHook
 from mmsifa.engine.loops import ResumableSampler, ResumableTrainLoop
 from mmsifa.fileio.atomic_write import unfinished_file
@@ -58,9 +59,10 @@ class BreakOffHook(Hook):
 
 @pytest.fixture(scope='module')
 def build(root, motion_data, tmp_path_factory):
-    """Build the runner of a small SIFA-Net with drop-out and augmentation."""
+    """Build the runner of a small SIFA-Net with drop-out, and augmentation before and in it."""
 
     folder = tmp_path_factory.mktemp('runs')
+    jitter, grey, blur = load_config('sifa_r50_k400').train_pipeline[5:8]
 
     def build(work_dir, *, resume=False, break_off=None, **options):
         config = Config.fromfile(root / 'configs/sifa_tiny_motion.py')
@@ -69,6 +71,8 @@ def build(root, motion_data, tmp_path_factory):
         config.resume = resume
         config.model.backbone.update(base_channels=8, stage_blocks=(1, 2, 1, 1))
         config.model.cls_head.update(in_channels=256, dropout_ratio=0.5)
+        config.model.data_preprocessor.update(type='ClipAugmentation', transforms=[grey, blur])
+        config.train_dataloader.dataset.pipeline.insert(3, jitter)
         for split, part in (('train', 'train'), ('val', 'val')):
             loader = config[f'{split}_dataloader']
             loader.update(num_workers=0, persistent_workers=False)

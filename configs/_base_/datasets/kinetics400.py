@@ -8,8 +8,7 @@ train_pipeline = [
         type='RandomApply',
         prob=0.8,
         transforms=[
-            # MMAction2 counts hue in 255ths of OpenCV's 180 steps: 18 / 255 is a tenth of a turn
-            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=18 / 255)
+            dict(type='ClipColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
         ]),
     dict(type='RandomApply', prob=0.2, transforms=[dict(type='ClipGrayscale')]),
     dict(

@@ -10,6 +10,7 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from mmsifa.datasets import ClipAugmentation
 from mmsifa.datasets.pipelines import CROPS, frame_size, frame_steps, video_pipeline
 from mmsifa.models import SIFAHead
 
@@ -64,7 +65,7 @@ class Preprocess(nn.Module):
             raise ValueError(
                 f'preprocessing can hold a bilinear Resize to a size in pixels, got {self.resize}'
             )
-        if type(data_preprocessor) is not ActionDataPreprocessor:
+        if type(data_preprocessor) not in (ActionDataPreprocessor, ClipAugmentation):
             raise ValueError(
                 'preprocessing can hold an ActionDataPreprocessor, got a '
                 f'{type(data_preprocessor).__name__}'
