@@ -9,6 +9,11 @@ bash tools/setup_debian.sh browser || echo "The tests of web pages will be skipp
 
 ruff format --check .
 ruff check .
-mypy
+types=$(mktemp)
+trap 'rm "$types"' EXIT
+mypy >"$types" 2>&1 & # beside the tests
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # for each of the processes
-python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
+python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@" || failed=$?
+wait $! || failed=$?
+cat "$types"
+exit "${failed:-0}"

@@ -30,7 +30,12 @@ def seed_generators(*key: int) -> None:
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002  (what MMAction2's transforms draw from)
-    torch.manual_seed(int(words[2]) << 32 | int(words[3]))
+    number = int(words[2]) << 32 | int(words[3])
+    torch.default_generator.manual_seed(number)  # torch.manual_seed would take a millisecond
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(number)
 
 
 @DATASETS.register_module()
