@@ -22,7 +22,7 @@ from torch.utils.benchmark import Timer
 
 from mmsifa import __version__
 from mmsifa.fileio.text_files import table
-from mmsifa.models import SIFA
+from mmsifa.models.sifa_block import SIFA, OffsetConv
 from mmsifa.ops import BACKENDS, exportable, inter_frame_attention, triton
 from mmsifa.ops.arguments import AttentionOptions
 
@@ -363,8 +363,8 @@ def time_network(
             if isinstance(child, SIFA):
                 setattr(module, name, nn.Identity())
     for module in with_sifa.modules():
-        if isinstance(module, SIFA):
-            nn.init.normal_(module.conv_offset.weight, std=0.03)  # offsets as after training
+        if isinstance(module, OffsetConv):
+            nn.init.normal_(module.weight, std=0.03)  # offsets as after training
     shape = clip_of(cfg, side=224).shape
     rng = np.random.default_rng(0)
     batch = {

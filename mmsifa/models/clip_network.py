@@ -57,8 +57,8 @@ def add_sifa(
         img_size: Height and width of the trial run's frames in pixels. Different sides tell a map's
             rows and columns from its channels. Defaults to ``(224, 256)``.
         **sifa_cfg: Arguments of :class:`SIFA`: ``kernel_size``, ``dilation``, ``num_heads``,
-            ``softmax``, ``deformable``, ``motion_rescaling``, ``tap_embedding``, ``backend``,
-            ``fuse``.
+            ``softmax``, ``deformable``, ``motion_rescaling``, ``tap_embedding``,
+            ``bidirectional``, ``backend``, ``fuse``.
 
     Returns:
         A module that takes clips. Its ``backbone`` is the network, its ``temporal`` the blocks.

@@ -7,7 +7,7 @@ import copy
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,15 +63,17 @@ def _saliency(frames: Tensor) -> Tensor:
 def _add_gradients(
     frames: Tensor,
     d_frames: Tensor | None,
-    d_now: Tensor,
-    d_following: Tensor,
+    d_now: Tensor | None,
+    d_following: Tensor | None,
     d_saliency: Tensor | None,
 ) -> Tensor:
     """Add up the gradients that frames (N, T, M) have from all that :class:`_Pairs` makes."""
     dtype = torch.promote_types(frames.dtype, torch.float32)
-    d_now, d_following = d_now.to(dtype), d_following.to(dtype)
+    now, following = frames[:, :-1].to(dtype), frames[:, 1:].to(dtype)
+    d_now, d_following = (
+        torch.zeros_like(now) if d is None else d.to(dtype) for d in (d_now, d_following)
+    )
     if d_saliency is not None:
-        now, following = frames[:, :-1].to(dtype), frames[:, 1:].to(dtype)
         gate = torch.sigmoid(following - now)
         slope = d_saliency * following * gate * (1 - gate)
         d_now = d_now - slope
@@ -153,6 +155,23 @@ class _Join(torch.autograd.Function):
         return d_out, d_out[:, :-1]
 
 
+class Way(NamedTuple):
+    """A direction in time in which frames look.
+
+    Attributes:
+        frames: Frames (N, T, C, H, W) in such an order that each looks at the one after it.
+        channels: Which channels look.
+        predictor: Name of the offset predictor.
+    """
+
+    frames: Tensor
+    channels: slice
+    predictor: str
+
+
+PREDICTORS = ('conv_offset', 'conv_offset_behind')
+
+
 class SIFA(nn.Module):
     r"""Stand-alone inter-frame attention (Long et al., CVPR 2022, section 3.2).
 
@@ -166,6 +185,12 @@ class SIFA(nn.Module):
 
     The last frame has no next frame: :math:`y_{T-1} = x_{T-1}`. The offset predictor starts at
     zero, so a fresh block looks at the undeformed K x K neighbours.
+
+    A bidirectional block adds nothing: in the first quarter of the channels it puts what these
+    channels find in the next frame in the place of :math:`x_t`, in the second quarter what they
+    find in the frame before, and half of the channels stay. The last frame keeps its first quarter
+    and the first frame its second. Both offsets are predicted from all channels, those of the frame
+    before by ``conv_offset_behind``.
 
     What is found looks like what was looked for, wherever it was found. A tap embedding makes the
     place visible: with the attention weights :math:`w_k`, the samples :math:`s_k` and a learned
@@ -189,8 +214,12 @@ class SIFA(nn.Module):
             are predicted from the next frame's features as they are. Defaults to True.
         tap_embedding: Whether there is a learned vector for each tap, zero at first. Defaults to
             False.
+        bidirectional: Whether frames attend to the next frame and to the one before, each in
+            channels of its own. Defaults to False, as in the paper.
         residual: Whether the input is added. If False the block returns what was attended, with
-            zeros for the last frame. Defaults to True.
+            zeros for the last frame; if it is bidirectional, what half of the channels find in the
+            next frame and the other half in the frame before, with zeros where there is none.
+            Defaults to True.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         fuse: Whether ``torch.compile`` fuses the arithmetic around the op, which then moves less
             than half of the memory. All blocks share what the first calls compile, which takes
@@ -199,8 +228,7 @@ class SIFA(nn.Module):
             for all parameters.
 
     Raises:
-        ValueError: If an argument has a wrong type or value, or the heads do not divide the
-            channels.
+        ValueError: If an argument has a wrong type or value, or the channels cannot be shared out.
         RuntimeError: In a pass, if ``fuse`` finds no compiler.
 
     Example:
@@ -211,6 +239,8 @@ class SIFA(nn.Module):
         torch.Size([2, 4, 16, 14, 14])
     """
 
+    conv_offset: OffsetConv  # if deformable
+    conv_offset_behind: OffsetConv  # if bidirectional, too
     tap_embedding: nn.Parameter  # or None
 
     def __init__(
@@ -223,6 +253,7 @@ class SIFA(nn.Module):
         deformable: bool = True,
         motion_rescaling: bool = True,
         tap_embedding: bool = False,
+        bidirectional: bool = False,
         residual: bool = True,
         backend: str | None = None,
         fuse: bool = False,
@@ -239,11 +270,18 @@ class SIFA(nn.Module):
             deformable=deformable,
             motion_rescaling=motion_rescaling,
             tap_embedding=tap_embedding,
+            bidirectional=bidirectional,
             residual=residual,
             fuse=fuse,
         )
         if channels % num_heads:
             raise ValueError(f'num_heads must divide {channels} channels, got {num_heads}')
+        shares = (4 if residual else 2) if bidirectional else 1
+        if channels % (shares * num_heads):
+            raise ValueError(
+                f'bidirectional=True with num_heads={num_heads} needs a multiple of '
+                f'{shares * num_heads} channels, got {channels}'
+            )
         self.channels = channels
         self.kernel_size = kernel_size
         self.dilation = dilation
@@ -251,13 +289,18 @@ class SIFA(nn.Module):
         self.softmax = softmax
         self.deformable = deformable
         self.motion_rescaling = motion_rescaling
+        self.bidirectional = bidirectional
         self.residual = residual
         self.backend = backend
         self.fuse = fuse
         self.init_cfg = copy.deepcopy(init_cfg)
+        self.share = channels // shares  # of the channels that look in one direction
         if deformable:
-            self.conv_offset = OffsetConv(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
-        taps = nn.Parameter(torch.empty(kernel_size**2, channels)) if tap_embedding else None
+            for name in PREDICTORS[: 1 + bidirectional]:
+                predictor = OffsetConv(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
+                self.add_module(name, predictor)
+        embedded = self.share * (1 + bidirectional)
+        taps = nn.Parameter(torch.empty(kernel_size**2, embedded)) if tap_embedding else None
         self.register_parameter('tap_embedding', taps)
         self._set_to_zero()
 
@@ -279,7 +322,7 @@ class SIFA(nn.Module):
         initialize(self, self.init_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add to every frame but the last what it finds in the next one, or return that alone.
+        """Add to every frame what it finds in the next one, or as the block's arguments say.
 
         Args:
             x: Features (N, T, C, H, W); best with channels last in memory.
@@ -294,32 +337,65 @@ class SIFA(nn.Module):
             raise ValueError(
                 f'SIFA expects (N, T, {self.channels}, H, W) features, got {tuple(x.shape)}'
             )
-        fused = self.fuse and _can_be_compiled(x)
-        if fused:
-            with_saliency = self.deformable and self.motion_rescaling
-            x, now, following, saliency = _Pairs.apply(x, with_saliency)
-        else:
-            now, following, saliency = x[:, :-1], x[:, 1:], None
-        offset = self.predict_offset(now, following, saliency)
-        attended = inter_frame_attention(
-            now, following, offset, **self.op_cfg, backend=self.backend
-        )
-        if self.tap_embedding is not None:
-            weights = inter_frame_attention_weights(now, following, offset, **self.op_cfg)
-            attended = attended + self._embed_taps(weights).to(attended.dtype)
+        if self.bidirectional:
+            return self._replace(x, *(self._look(*way)[1] for way in self.ways(x)))
+        x, attended = self._look(*self.ways(x)[0])
         # Joined with channels last in memory, so that the next layer needs no copy.
         x, attended = (f.permute(0, 1, 3, 4, 2) for f in (x, attended))
         if not self.residual:
             out = F.pad(attended, (0, 0, 0, 0, 0, 0, 0, 1))
-        elif fused:
+        elif self._is_fused(x):
             out = _Join.apply(x, attended)
         else:
             out = torch.cat([x[:, :-1] + attended, x[:, -1:]], dim=1)
         return out.permute(0, 1, 4, 2, 3)
 
-    def _embed_taps(self, weights: Tensor) -> Tensor:
-        """Weigh the taps' vectors by attention weights (N, T, G, K*K, H, W)."""
-        per_head = self.tap_embedding.unflatten(1, (self.num_heads, -1))  # (K*K, G, C/G)
+    def ways(self, x: Tensor) -> list[Way]:
+        """List the directions in time in which the frames of ``x``, (N, T, C, H, W), look."""
+        if not self.bidirectional:
+            return [Way(x, slice(None), PREDICTORS[0])]
+        channels = [slice(i * self.share, (i + 1) * self.share) for i in range(2)]
+        frames = x, x.flip(1)
+        return [Way(*way) for way in zip(frames, channels, PREDICTORS, strict=True)]
+
+    def _is_fused(self, x: Tensor) -> bool:
+        return self.fuse and _can_be_compiled(x)
+
+    def _look(self, x: Tensor, channels: slice, predictor: str) -> tuple[Tensor, Tensor]:
+        """Return the frames ``x`` and what the channels of all but the last find in the next."""
+        if self._is_fused(x):
+            with_saliency = self.deformable and self.motion_rescaling
+            x, now, following, saliency = _Pairs.apply(x, with_saliency)
+        else:
+            now, following, saliency = x[:, :-1], x[:, 1:], None
+        offset = self.predict_offset(now, following, saliency, predictor)
+        if self.bidirectional:
+            share = x[:, :, channels]
+            now, following = share[:, :-1], share[:, 1:]
+        attended = inter_frame_attention(
+            now, following, offset, **self.op_cfg, backend=self.backend
+        )
+        if self.tap_embedding is not None:
+            weights = inter_frame_attention_weights(now, following, offset, **self.op_cfg)
+            embedded = self._embed_taps(weights, self.tap_embedding[:, channels])
+            attended = attended + embedded.to(attended.dtype)
+        return x, attended
+
+    def _replace(self, x: Tensor, ahead: Tensor, behind: Tensor) -> Tensor:
+        """Put what was found, the latter in reverse order, in the place of channels of ``x``."""
+        x, ahead, behind = (f.permute(0, 1, 3, 4, 2) for f in (x, ahead, behind.flip(1)))
+        if not self.residual:
+            ahead = F.pad(ahead, (0, 0, 0, 0, 0, 0, 0, 1))
+            behind = F.pad(behind, (0, 0, 0, 0, 0, 0, 1, 0))
+            return torch.cat([ahead, behind], dim=4).permute(0, 1, 4, 2, 3)
+        first, second, own = x.split([self.share, self.share, 2 * self.share], dim=4)
+        ahead = torch.cat([ahead, first[:, -1:]], dim=1)
+        behind = torch.cat([second[:, :1], behind], dim=1)
+        return torch.cat([ahead, behind, own], dim=4).permute(0, 1, 4, 2, 3)
+
+    def _embed_taps(self, weights: Tensor, taps: Tensor) -> Tensor:
+        """Weigh the taps' vectors (K*K, C) by attention weights (N, T, G, K*K, H, W)."""
+        per_head = taps.unflatten(1, (self.num_heads, -1))  # (K*K, G, C/G)
         embedded = torch.einsum('ntgkhw,kgc->nthwgc', weights, per_head.to(weights.dtype))
         return embedded.flatten(4).permute(0, 1, 4, 2, 3)
 
@@ -334,7 +410,11 @@ class SIFA(nn.Module):
         )
 
     def predict_offset(
-        self, now: Tensor, following: Tensor, saliency: Tensor | None = None
+        self,
+        now: Tensor,
+        following: Tensor,
+        saliency: Tensor | None = None,
+        predictor: str = PREDICTORS[0],
     ) -> Tensor:
         """Predict where to look from what moved.
 
@@ -342,6 +422,7 @@ class SIFA(nn.Module):
             now: Frames t, (N, T, C, H, W).
             following: Frames t + 1, of the same shape.
             saliency: Their motion saliency, if that is known.
+            predictor: The name of the offset predictor. Defaults to ``'conv_offset'``.
 
         Returns:
             Offsets (N, T, 2*K*K, H, W) in pixels: predicted in float32 from features of half
@@ -356,7 +437,7 @@ class SIFA(nn.Module):
             clue = self.motion_saliency(now, following)
         else:
             clue = following.clone()  # keeps channels last, which flatten of a slice would lose
-        return self.conv_offset(clue.flatten(0, 1)).unflatten(0, (n, t))
+        return getattr(self, predictor)(clue.flatten(0, 1)).unflatten(0, (n, t))
 
     @staticmethod
     def motion_saliency(now: Tensor, following: Tensor) -> Tensor:

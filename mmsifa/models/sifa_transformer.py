@@ -147,6 +147,8 @@ class SIFATransformer(SwinTransformer3D):
         motion_rescaling: Whether its offsets are predicted from the motion saliency map; if False
             from the next frame's features. Defaults to True.
         tap_embedding: Whether it has a learned vector for each tap. Defaults to False.
+        bidirectional: Whether half of the channels look at the next frame and half at the one
+            before. Defaults to False: all look at the next.
         temporal_parts: The temporal part of blocks whose window is not shifted and of shifted
             blocks, each ``'attention'``, ``'convolution'`` or None for none. Defaults to
             ``('attention', 'convolution')``.
@@ -193,6 +195,7 @@ class SIFATransformer(SwinTransformer3D):
         deformable: bool = True,
         motion_rescaling: bool = True,
         tap_embedding: bool = False,
+        bidirectional: bool = False,
         temporal_parts: tuple[str | None, str | None] = ('attention', 'convolution'),
         backend: str | None = None,
         fuse: bool = False,
@@ -252,6 +255,7 @@ class SIFATransformer(SwinTransformer3D):
             deformable=deformable,
             motion_rescaling=motion_rescaling,
             tap_embedding=tap_embedding,
+            bidirectional=bidirectional,
             backend=backend,
             fuse=fuse,
         )

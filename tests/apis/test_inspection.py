@@ -211,6 +211,30 @@ def test_a_shared_layer_is_recorded_each_time_and_a_single_frame_is_not():
     assert not np.array_equal(records[0].weights, records[1].weights)
 
 
+@pytest.mark.parametrize('deformable', [True, False], ids=['deformed', 'rigid'])
+@torch.no_grad()
+def test_a_bidirectional_layer_has_a_record_for_each_direction(deformable):
+    """What it finds ahead, and behind in a clip that is played backwards."""
+    both = with_effect(SIFA(8, bidirectional=True, softmax=True, deformable=deformable))
+    x = torch.randn(2, 3, 8, 5, 6)
+    with capture_attention(both, num_frames=12, clip=1) as records:
+        both(x)
+    assert [record.name for record in records] == ['', ' behind']
+    assert [record.frames for record in records] == [[2, 6, 10], [10, 6, 2]]
+    for record, frames, i in zip(records, (x, x.flip(1)), range(2), strict=True):
+        now, following = frames[1:, :-1], frames[1:, 1:]
+        predictor = ('conv_offset', 'conv_offset_behind')[i]
+        offset = both.predict_offset(now, following, predictor=predictor)
+        share = slice(2 * i, 2 * i + 2)
+        weights = inter_frame_attention_weights(
+            now[:, :, share], following[:, :, share], offset, softmax=True
+        )
+        moved = offset[0].unflatten(1, (9, 2))
+        assert moved.any() == deformable
+        torch.testing.assert_close(torch.tensor(record.offset), moved)
+        torch.testing.assert_close(torch.tensor(record.weights), weights[0])
+
+
 @pytest.mark.parametrize('mode', ['bfloat16', 'autocast', 'checkpointed'])
 def test_half_precision_autocast_and_with_cp(mode):
     net = sifa_net(with_cp=mode == 'checkpointed')

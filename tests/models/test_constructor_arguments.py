@@ -48,6 +48,7 @@ SIFA_WRONG = {
     'deformable': NO_FLAGS,
     'motion_rescaling': NO_FLAGS,
     'tap_embedding': NO_FLAGS,
+    'bidirectional': NO_FLAGS,
     'fuse': NO_FLAGS,
     'backend': ('tritom', 3, ['cpu'], True),
 }

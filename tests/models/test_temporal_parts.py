@@ -1,6 +1,7 @@
 """What blocks do between frames: each part against its definition, and in both networks."""
 
 import copy
+import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -129,6 +130,102 @@ def test_tap_embedding_in_bfloat16_and_autocast(dtype):
     assert block.tap_embedding.grad.isfinite().all()
 
 
+# Attention both ways
+
+
+def value_at(features, y, x):
+    """The bilinear value of features (C, H, W) at a place, with zeros outside."""
+    corners = [
+        (i, j) for i in (int(y // 1), int(y // 1) + 1) for j in (int(x // 1), int(x // 1) + 1)
+    ]
+    _, h, w = features.shape
+    return (
+        sum(
+            (1 - abs(y - i)) * (1 - abs(x - j)) * features[:, i, j]
+            for i, j in corners
+            if 0 <= i < h and 0 <= j < w
+        )
+        + 0 * features[:, 0, 0]
+    )
+
+
+def both_ways(x, block):
+    """The bidirectional block for frames (N, T, C, H, W), position by position."""
+    n, t, c, h, w = x.shape
+    out, share = (x.clone(), c // 4) if block.residual else (torch.zeros_like(x), c // 2)
+    for clip, frame in itertools.product(range(n), range(t)):
+        for i, step in enumerate((1, -1)):
+            if not 0 <= frame + step < t:
+                continue
+            now, other = x[clip, frame], x[clip, frame + step]
+            kernel = (block.conv_offset, block.conv_offset_behind)[i].weight
+            saliency = other * (1 + torch.sigmoid(other - now))
+            offset = F.conv2d(saliency[None], kernel, padding=1)[0].unflatten(0, (9, 2))
+            part = slice(i * share, (i + 1) * share)
+            for row, column in itertools.product(range(h), range(w)):
+                samples = []
+                for k, (dy, dx) in enumerate(offset[:, :, row, column]):
+                    y, x_ = row + k // 3 - 1 + dy, column + k % 3 - 1 + dx
+                    samples.append(value_at(other[part], y, x_))
+                samples = torch.stack(samples).unflatten(1, (block.num_heads, -1))
+                query = now[part, row, column].unflatten(0, (block.num_heads, -1))
+                weights = (query * samples).mean(dim=2, keepdim=True)
+                if block.softmax:
+                    weights = weights.softmax(dim=0)
+                out[clip, frame, part, row, column] = (weights * samples).sum(dim=0).flatten()
+    return out
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(softmax=True), dict(num_heads=2), dict(residual=False, num_heads=2, softmax=True)],
+    ids=str,
+)
+def test_bidirectional_blocks_are_their_definition(options):
+    block = randomized(SIFA(8, bidirectional=True, **options).double())
+    x = channels_last(1, 3, 8, 3, 4).requires_grad_()
+    out = block(x)
+    torch.testing.assert_close(out, both_ways(x, block))
+    assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    inputs = x, block.conv_offset.weight, block.conv_offset_behind.weight
+    assert torch.autograd.gradcheck(lambda *_: block(x), inputs, fast_mode=True)
+
+
+@torch.no_grad()
+def test_bidirectional_blocks_put_what_they_find_in_channels_of_its_own():
+    x = channels_last(2, 4, 8, 5, 6)
+    block = randomized(SIFA(8, bidirectional=True).double())
+    assert torch.equal(block(x[:, :1]), x[:, :1])  # a clip of one frame
+    for frame in range(4):
+        other = x.clone()
+        other[:, frame] += 1
+        changed = (block(x) != block(other)).any(dim=0).flatten(2).any(dim=2)  # (T, C)
+        expected = torch.zeros(4, 4, dtype=bool)  # ahead, behind, and half of the channels
+        expected[frame] = True
+        expected[max(frame - 1, 0), 0] = True  # the frame before finds it ahead
+        expected[min(frame + 1, 3), 1] = True
+        assert torch.equal(changed[:, ::2], expected)
+
+
+@torch.no_grad()
+def test_fresh_bidirectional_blocks_keep_the_size_of_features():
+    """With a softmax; where frames are alike and even, features stay as they are."""
+    block = SIFA(8, bidirectional=True, softmax=True)
+    x = torch.randn(1, 1, 8, 1, 1).expand(2, 3, 8, 7, 7)
+    torch.testing.assert_close(block(x)[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1])
+    x = torch.randn(2, 3, 8, 7, 7)
+    assert block(x).abs().max() <= x.abs().max()
+
+
+def test_bidirectional_blocks_name_channels_that_cannot_be_shared_out():
+    with pytest.raises(ValueError, match='num_heads=1 needs a multiple of 4 channels, got 6'):
+        SIFA(6, bidirectional=True)
+    with pytest.raises(ValueError, match='num_heads=4 needs a multiple of 16 channels, got 8'):
+        SIFA(8, num_heads=4, bidirectional=True)
+    with pytest.raises(ValueError, match='num_heads=1 needs a multiple of 2 channels, got 7'):
+        SIFAWithLayerNorm(7, bidirectional=True)
+
+
 def test_temporal_convolution_is_a_3d_one():
     part = randomized(TemporalConv(4).double())
     x = channels_last(2, 5, 4, 3, 6)
@@ -156,7 +253,9 @@ def test_temporal_shift_is_mmaction2s():
 
 PARTS = {
     'sifa': dict(type='SIFA', tap_embedding=True, residual=False),
-    'temporal_attention': dict(type='SIFAWithLayerNorm', motion_rescaling=False),
+    'temporal_attention': dict(
+        type='SIFAWithLayerNorm', motion_rescaling=False, bidirectional=True
+    ),
     'temporal_conv': dict(type='TemporalConv'),
     'temporal_shift': dict(type='TemporalShift', shift_div=4),
     'identity': NOTHING,
@@ -215,7 +314,7 @@ def test_defaults_are_sifa_with_its_names():
 
 
 def test_options_reach_sifa_in_every_network():
-    options = dict(motion_rescaling=False, tap_embedding=True, fuse=True)
+    options = dict(motion_rescaling=False, tap_embedding=True, bidirectional=True, fuse=True)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     nets = [
         SIFANet(**SMALL, between_frames=dict(type='SIFA', **options)),
@@ -228,6 +327,7 @@ def test_options_reach_sifa_in_every_network():
         for block in blocks:
             assert not block.motion_rescaling
             assert block.tap_embedding is not None
+            assert block.bidirectional
             assert block.fuse
 
 
@@ -266,18 +366,21 @@ def test_wrong_parts_of_swin_are_named(parts):
         SIFATransformer(ARCH, out_indices=(1,), temporal_parts=parts)
 
 
-def test_multiply_adds_of_the_embedding_are_counted():
+def test_multiply_adds_of_options_are_counted():
     config = load_config('sifa_tiny_motion')
     counts = []
-    for tap_embedding in (False, True):
-        between_frames = dict(type='SIFA', tap_embedding=tap_embedding)
-        config.model.backbone.between_frames = between_frames
+    for options in ({}, dict(tap_embedding=True), dict(bidirectional=True)):
+        config.model.backbone.between_frames = dict(type='SIFA', **options)
         model = MODELS.build(config.model).eval().to('meta')
         counts.append(by_part(count_multiply_adds(model, clip_of(config, side=64))))
     # Three pairs of frames: 32 channels at 8 x 8, 64 at 4 x 4; nine taps.
     own = 3 * 9 * (64 * 32 + 16 * 64)
     assert counts[1]['inter-frame attention'] == counts[0]['inter-frame attention'] + own
     assert counts[1] == counts[0] | {'inter-frame attention': counts[1]['inter-frame attention']}
+    # Two quarters of the channels look, each with offsets of its own.
+    attention, offsets = (counts[0][part] for part in ('inter-frame attention', 'offsets'))
+    both = {'inter-frame attention': attention // 2, 'offsets': 2 * offsets}
+    assert counts[2] == counts[0] | both
 
 
 @torch.no_grad()
@@ -297,7 +400,8 @@ def test_inspection_sees_the_weights_that_the_embedding_gets():
 @torch.no_grad()
 def test_parts_compile_into_one_graph():
     x = torch.randn(2, 3, 8, 5, 6)
-    for part in (SIFA(8, tap_embedding=True), TemporalConv(8), TemporalShift(8)):
+    parts = SIFA(8, tap_embedding=True), SIFA(8, bidirectional=True), TemporalConv(8)
+    for part in (*parts, TemporalShift(8)):
         compiled = torch.compile(randomized(part), fullgraph=True, backend='eager')
         torch.testing.assert_close(compiled(x), part(x))
 
@@ -346,6 +450,9 @@ F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
         (dict(motion_rescaling=False), F64, False),
         (dict(deformable=False), F64, False),
         (dict(tap_embedding=True, softmax=True, num_heads=2), F64, False),
+        (dict(bidirectional=True), F64, False),
+        (dict(bidirectional=True, residual=False, tap_embedding=True), F64, False),
+        (dict(bidirectional=True, motion_rescaling=False), F64, False),
     ],
     ids=str,
 )
@@ -362,7 +469,8 @@ def test_fused_blocks_are_as_exact_as_others(uncompiled, options, dtype, autocas
         limit += 1e-12 if dtype == F64 else 1e-6
         assert (errors(fused, exact, features, d_out, autocast) <= limit).all()
     saliency = ['_saliency'] if fused.deformable and fused.motion_rescaling else []
-    assert uncompiled == [*saliency, '_add_gradients'] * 3
+    ways = 1 + fused.bidirectional
+    assert uncompiled == [*saliency * ways, *['_add_gradients'] * ways] * 3
 
 
 def test_fused_blocks_can_be_used_as_others_can(uncompiled):

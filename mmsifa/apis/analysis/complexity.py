@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsifa.datasets.pipelines import Clip
-from mmsifa.models import SIFA
+from mmsifa.models.sifa_block import SIFA, OffsetConv
 
 MOST = 0.9  # of the backbone's multiply-adds: no stage has more if it can be taken apart
 PARTS = ('trunk', 'offsets', 'inter-frame attention', 'neck', 'head')
@@ -94,7 +94,9 @@ def count_multiply_adds(model: nn.Module, clip: Clip) -> dict[str, dict[str, int
     parts: dict[str, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, SIFA):
-            parts |= {name: 'inter-frame attention', f'{name}.conv_offset': 'offsets'}
+            parts[name] = 'inter-frame attention'
+        elif isinstance(module, OffsetConv):
+            parts[name] = 'offsets'
     stages = _stages(by_module)
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for name, number in by_module.items():

@@ -27,7 +27,7 @@ from mmsifa.apis.analysis.complexity import (
     scores,
 )
 from mmsifa.datasets.pipelines import Clip, clip_of, views_of
-from mmsifa.models import SIFA
+from mmsifa.models.sifa_block import OffsetConv
 
 DTYPES = ('float32', 'bfloat16')
 PASSES = ('forward', 'training step')
@@ -73,8 +73,8 @@ class MeasuredNetwork:
         self.dtype = dtype
         self.model: Any = build_untrained(config).to(self.device)
         for module in self.model.modules():
-            if isinstance(module, SIFA) and module.deformable:
-                nn.init.normal_(module.conv_offset.weight, std=0.03)
+            if isinstance(module, OffsetConv):
+                nn.init.normal_(module.weight, std=0.03)
         rng = np.random.default_rng(0)
         self.batch = {
             'inputs': [

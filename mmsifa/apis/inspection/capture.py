@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmsifa.apis.inspection.records import LayerAttention
-from mmsifa.models.sifa_block import SIFA
+from mmsifa.models.sifa_block import SIFA, Way
 from mmsifa.ops import inter_frame_attention_weights
 
 
@@ -27,8 +27,10 @@ def capture_attention(
     again, for one clip of the batch. Records are moved to the CPU at once.
 
     A layer that runs several times gives a record each time, from the second on with the number in
-    its name. A layer whose clips have one feature frame attends to nothing and gives none. Hooks
-    do not run in what ``torch.compile`` has compiled before.
+    its name. A bidirectional layer gives a second record, ``NAME behind``, in which frames are in
+    reverse order and each looks at the one before. A layer whose clips have one feature frame
+    attends to nothing and gives none. Hooks do not run in what ``torch.compile`` has compiled
+    before.
 
     Args:
         model: Any module with :class:`~mmsifa.models.SIFA` layers in it, such as a recognizer.
@@ -58,32 +60,39 @@ def capture_attention(
     layers = sifa_layers(model)
     records: list[LayerAttention] = []
     runs: Counter[str] = Counter()
-    offsets: dict[str, Tensor] = {}
+    offsets: dict[tuple[str, str], Tensor] = {}
 
-    def keep_offset(name: str, module: nn.Module, args: tuple, output: Tensor) -> None:
-        offsets[name] = output
+    def keep_offset(
+        name: str, predictor: str, module: nn.Module, args: tuple, output: Tensor
+    ) -> None:
+        offsets[name, predictor] = output
 
     def record(name: str, layer: SIFA, args: tuple, kwargs: dict, output: Tensor) -> None:
         x = args[0] if args else kwargs['x']
         clips, length = x.shape[:2]
         if not 0 <= clip < clips:
             raise ValueError(f'there is no clip {clip} to record: {name} sees {clips}, from 0 on')
-        offset = offsets.pop(name, None)
         if length < 2:
             return
         runs[name] += 1
         title = name if runs[name] == 1 else f'{name} ({runs[name]})'
         one = slice(clip, clip + 1)
-        if offset is not None:
-            offset = offset.unflatten(0, (clips, length - 1))[one]
-        with torch.no_grad():
-            records.append(_look(title, layer, x[one], offset, num_frames or length))
+        frames = frames_of_features(num_frames or length, length)
+        for way in layer.ways(x[one]):
+            offset = offsets.pop((name, way.predictor), None)
+            if offset is not None:
+                offset = offset.unflatten(0, (clips, length - 1))[one]
+            with torch.no_grad():
+                records.append(_look(title, layer, way, offset, frames))
+            title, frames = f'{title} behind', frames[::-1]
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
             handles = [layer.register_forward_hook(partial(record, name), with_kwargs=True)]
-            if layer.deformable:
-                handles.append(layer.conv_offset.register_forward_hook(partial(keep_offset, name)))
+            handles += [
+                module.register_forward_hook(partial(keep_offset, name, predictor))
+                for predictor, module in layer.named_children()
+            ]
             for handle in handles:
                 hooks.callback(handle.remove)
         yield records
@@ -129,20 +138,21 @@ def frames_of_features(num_frames: int, length: int) -> Sequence[int]:
 
 
 def _look(
-    name: str, layer: SIFA, x: Tensor, offset: Tensor | None, num_frames: int
+    name: str, layer: SIFA, way: Way, offset: Tensor | None, frames: Sequence[int]
 ) -> LayerAttention:
-    """Make the record of a clip's features (1, T, C, H, W) and its predicted offsets."""
-    now, following = x[:, :-1], x[:, 1:]
+    """Make the record of a clip's features and its predicted offsets."""
+    now, following = way.frames[:, :-1], way.frames[:, 1:]
     if offset is None:
         offset = layer.predict_offset(now, following)  # zeros
-    weights = inter_frame_attention_weights(now, following, offset, **layer.op_cfg)
+    share = way.frames[:, :, way.channels]
+    weights = inter_frame_attention_weights(share[:, :-1], share[:, 1:], offset, **layer.op_cfg)
     saliency = layer.motion_saliency(now, following).float().abs().mean(dim=2)
     offset = offset.unflatten(2, (layer.kernel_size**2, 2))
     return LayerAttention(
         name=name,
         kernel_size=layer.kernel_size,
         dilation=layer.dilation,
-        frames=frames_of_features(num_frames, x.shape[1]),
+        frames=frames,
         offset=_to_numpy(offset),
         weights=_to_numpy(weights),
         saliency=_to_numpy(saliency),

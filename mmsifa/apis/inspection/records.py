@@ -19,7 +19,8 @@ class LayerAttention:
         name: The layer's name in the recognizer, such as ``backbone.layer2.1.sifa``.
         kernel_size: Side K of its window.
         dilation: Distance of neighbouring taps in feature pixels.
-        frames: For every feature frame the index of the clip's frame that stands for it, T numbers.
+        frames: For every feature frame the index of the clip's frame that stands for it, T numbers;
+            in reverse order where a layer looks at the frame before.
         offset: (T - 1, K*K, 2, H, W): how far each tap was moved, down and to the right, in feature
             pixels.
         weights: (T - 1, G, K*K, H, W): attention weights of G heads, as the layer used them.

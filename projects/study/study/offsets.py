@@ -153,7 +153,7 @@ class Seen(NamedTuple):
     Attributes:
         scene: The clip.
         displacement: Its displacement in pixels per frame.
-        layers: The layers.
+        layers: The layers, as far as they look ahead.
         linear: By the layers' names, the motion that the convolutions of :func:`fit_motion` say,
             (T - 1, 2, H, W), y and x in feature pixels.
     """
@@ -253,7 +253,8 @@ def watch(
             for name, weight in (fits or {}).items()
         }
         displacement = clips.get_data_info(idx)['displacement']
-        seen.append(Seen(clips.scene(idx), displacement, layers, linear))
+        ahead = [layer for layer in layers if layer.frames[0] < layer.frames[-1]]
+        seen.append(Seen(clips.scene(idx), displacement, ahead, linear))
     return seen
 
 
