@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmsifa.commands import (
+    benchmark_data,
     check_videos,
     convert,
     export,
@@ -30,6 +31,7 @@ COMMANDS = {
     'check-videos': check_videos,
     'make-lists': make_lists,
     'prepare-videos': prepare_videos,
+    'benchmark-data': benchmark_data,
     'make-motion-dataset': make_motion_dataset,
     'plot': plot,
     'run': run_tool,
@@ -49,8 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, each described by its module's docstring."""
     parser = argparse.ArgumentParser(
         'mmsifa',
-        description='Use and check video recognizers with inter-frame attention.',
-        epilog='mmsifa COMMAND --help shows the arguments of a command and an example.',
+        description='Use and check video recognizers with inter-frame attention. '
+        'mmsifa COMMAND --help shows the arguments of a command and an example.',
     )
     try:
         import shtab

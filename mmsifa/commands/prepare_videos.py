@@ -228,6 +228,7 @@ def compare(source: str, target: Path, encoding: Encoding) -> Iterator[tuple[flo
     import cv2
     import numpy as np
 
+    from mmsifa.datasets.reading_process import Stopwatch
     from mmsifa.fileio.reencoding import UprightFrames
     from mmsifa.fileio.video import VideoReader
 
@@ -237,9 +238,9 @@ def compare(source: str, target: Path, encoding: Encoding) -> Iterator[tuple[flo
         first = int(share * max(1, len(old) - 60))
         clip = np.minimum(np.arange(first, first + 64, 4), len(old) - 1)
         for video, taken in times.items():
-            start = time.process_time()
-            VideoReader(video).get_batch(clip)
-            taken.append(1000 * (time.process_time() - start))
+            with Stopwatch() as watch:
+                VideoReader(video).get_batch(clip)
+            taken.append(watch.cpu)
     frames = UprightFrames(old, encoding)
     psnr = [
         cv2.PSNR(*(frame.to_ndarray()[: frame.height] for frame in (frames[i], new.decoded(i))))

@@ -24,6 +24,34 @@ from mmsifa.fileio.video import UnreadableVideoError
 TIMEOUT = 300  # seconds without a sign of life, then a video counts as unreadable
 
 
+class Stopwatch:
+    """Adds up what goes by inside of ``with``.
+
+    Attributes:
+        wall: Milliseconds.
+        cpu: Milliseconds of the process's CPU time.
+
+    Example:
+        >>> with Stopwatch() as watch:
+        ...     sum(range(100_000))
+        4999950000
+        >>> watch.wall > 0 and watch.cpu > 0
+        True
+    """
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+
+    def __enter__(self) -> 'Stopwatch':
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        wall, cpu = self._start
+        self.wall += 1000 * (time.perf_counter() - wall)
+        self.cpu += 1000 * (time.process_time() - cpu)
+
+
 class DecoderCrashError(UnreadableVideoError):
     """A file crashed the process that read it; ``cause`` names the signal or the exit code."""
 
