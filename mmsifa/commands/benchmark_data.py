@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsifa.commands.options import ConfigOptions, progress_bar
+from mmsifa.commands.prepare_videos import SUMMARY
 from mmsifa.fileio.atomic_write import check_writable, write_atomically
 
 QUARTERS = 4
@@ -63,8 +64,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         for path in filter(None, (args.out, picture)):
             check_writable(path)
-        data = training_data(args)
-    except (ValueError, OSError) as error:
+        data, folders = training_data(args)
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a package is missing
         parser.error(str(error))
 
     cv2.setNumThreads(0)  # as MMEngine does for training
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.exit(1, f'{parser.prog}: {said}\n')
     except KeyboardInterrupt:
         return 130
-    report |= {'config': args.config, 'cores': cores}
+    prepared = any(Path(folder, SUMMARY).exists() for folder in folders)
+    report |= {'config': args.config, 'cores': cores, 'prepared': prepared}
     if args.clips_per_second:
         report['training_clips_per_second'] = args.clips_per_second
         for loader in report['loaders']:
@@ -90,8 +92,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def training_data(args: argparse.Namespace) -> Any:
-    """Build the training data that the arguments name."""
+def training_data(args: argparse.Namespace) -> tuple[Any, list[str]]:
+    """Build the training data that the arguments name; return it and the folders of its files."""
     from mmaction.registry import DATASETS
     from mmengine.registry import DefaultScope
 
@@ -111,7 +113,7 @@ def training_data(args: argparse.Namespace) -> Any:
             data = DATASETS.build(dataset)
     if not len(data):
         raise ValueError(f'{inner.get("ann_file")} lists no videos')
-    return data
+    return data, [str(folder) for folder in inner.get('data_prefix', {}).values()]
 
 
 def step_costs(data: Any, clips: int) -> dict[str, Any]:
@@ -257,7 +259,8 @@ def advice(report: dict[str, Any]) -> list[str]:
     if pictures > 0.5:
         said.append(f'Reading pictures is {pictures:.0%}: smaller ones load faster')
     elif (videos := share('Init', 'Decode')) > 0.5:
-        said.append(f'Decoding is {videos:.0%}: see mmsifa prepare-videos')
+        see = ', of prepared videos' if report['prepared'] else ': see mmsifa prepare-videos'
+        said.append(f'Decoding is {videos:.0%}{see}')
     if (colours := share('ColorJitter', 'ClipGrayscale', 'ClipGaussianBlur')) > 0.2:
         said.append(f'Color jitter, grey and blur are {colours:.0%}: see ClipAugmentation')
     memory = report['memory']

@@ -411,6 +411,8 @@ class Rests(BaseTransform):
     """Rests, keeps memory, or crashes."""
 
     def __init__(self, seconds=0, mib=0, crashes=False):
+        if seconds < 0:
+            raise RuntimeError('Install pytorchvideo')
         self.seconds, self.mib, self.crashes, self.kept = seconds, mib, crashes, []
 
     def transform(self, results):
@@ -437,7 +439,7 @@ def test_a_step_that_waits_takes_no_cpu_time_and_its_memory_is_seen(benchmark):
 
 
 def test_the_advice_follows_from_the_numbers():
-    def advice(took, waits=(0.4, 0.0), grows=False):
+    def advice(took, waits=(0.4, 0.0), grows=False, prepared=False):
         steps = [
             {'step': name, 'wall_ms': {'mean': mean}, 'cpu_ms': {'mean': mean}}
             for name, mean in (took | {'whole clip': 20}).items()
@@ -445,6 +447,7 @@ def test_the_advice_follows_from_the_numbers():
         return benchmark_data.advice(
             {
                 'steps': steps,
+                'prepared': prepared,
                 'training_clips_per_second': 120,
                 'loaders': [{'workers': 2**i, 'training_waits': w} for i, w in enumerate(waits)],
                 'memory': {'grows': grows, 'mib_per_1000_clips': 70.0},
@@ -456,6 +459,7 @@ def test_the_advice_follows_from_the_numbers():
     assert advice(decoding) == [
         *known, 'Workers that suffice: 2', 'Decoding is 70%: see mmsifa prepare-videos'
     ]  # fmt: skip
+    assert advice(decoding, prepared=True)[-1] == 'Decoding is 70%, of prepared videos'
     waits = 'With 2 workers the training waits for 30% of the time'
     assert advice({'RawFrameDecode': 12}, (0.4, 0.3)) == [
         *known, waits, 'Reading pictures is 60%: smaller ones load faster'
@@ -483,6 +487,7 @@ def test_the_advice_follows_from_the_numbers():
             1,
             ".mp4 does not load (SampleFrames: 'total_frames')",
         ),
+        (resting(seconds=-1), [], 2, 'Install pytorchvideo'),
         (resting(crashes=True), [], 1, 'it crashes the decoder (SIGKILL)'),
     ],
     ids=lambda value: str(value)[-40:],
