@@ -414,7 +414,7 @@ def test_a_model_that_was_not_trained_is_saved_unless_it_is_spoiled(build):
 
 def test_samples_without_a_name_are_said_to_be_unknown(build):
     options = {
-        'train_dataloader.dataset.pipeline.6.meta_keys': (),
+        'train_dataloader.dataset.pipeline.7.meta_keys': (),
         'default_hooks.spoil': dict(type='SpoilHook', iteration=1),
     }
     runner = build('unnamed', **options)
