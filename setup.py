@@ -36,7 +36,7 @@ def say_what_is_missing(reason):
     # pip shows this with -v or if it fails; the op's warning says the same when it first runs.
     print(
         f'mmsifa is installed without its fast CPU kernels: {reason}. To get them, install a C++ '
-        'compiler and PyTorch 2.10 or later and repeat with pip install --no-build-isolation.',
+        'compiler and repeat; pip --no-build-isolation needs PyTorch 2.10 or later there, too.',
         file=sys.stderr,
     )
 

@@ -1,6 +1,7 @@
 """The command line: ``mmsifa COMMAND``, or ``python -m mmsifa COMMAND``."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from mmsifa.commands import (
     run_tool,
 )
 from mmsifa.commands.options import exit_code, print_any_text
-from mmsifa.installation import require_mmaction2
+from mmsifa.installation import install_commands, require_mmaction2
 
 COMMANDS = {
     'predict': predict,
@@ -47,12 +48,27 @@ class _Help(argparse.HelpFormatter):
         return '\n\n'.join(p if p[0] == ' ' else fill(p, width, indent) for p in paragraphs)
 
 
+class _PrintInstallCommands(argparse.Action):
+    """Print the commands that install what is missing, and end."""
+
+    def __call__(self, parser, *_):
+        print(*install_commands(), sep='\n')
+        parser.exit()
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, each described by its module's docstring."""
     parser = argparse.ArgumentParser(
         'mmsifa',
         description='Use and check video recognizers with inter-frame attention. '
         'mmsifa COMMAND --help shows the arguments of a command and an example.',
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=25),
+    )
+    parser.add_argument(
+        '--mmaction2',
+        nargs=0,
+        action=_PrintInstallCommands,
+        help='print what installs MMAction2; | bash runs it',
     )
     try:
         import shtab
@@ -62,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         files = shtab.FILE
         parser.add_argument(
             '--completion',
-            metavar='SHELL',
+            metavar='bash|zsh',
             choices=shtab.SUPPORTED_SHELLS,
             action=shtab.completion_action(),
             help='print a script by which bash, zsh, ... complete words',

@@ -1,11 +1,44 @@
 """The version of mmsifa, and what it needs beside PyTorch for all but its op and block."""
 
+import shlex
+import sys
 from importlib.util import find_spec
 
 __version__ = '0.1.0'
 
-_MMACTION2 = ('mmengine', 'mmcv', 'mmaction')
-_BESIDE = ('av', 'importlib_metadata')  # which these do not bring
+# By module, what brings it. No extra can name all of it: mmcv-lite would overwrite full MMCV, and
+# MMAction2 and MMEngine each ask for an OpenCV that overwrites others.
+_EXTRA = "'mmsifa[mmaction2,mim]'"
+_BESIDE = {
+    'av': _EXTRA,
+    'importlib_metadata': _EXTRA,
+    'mim': _EXTRA,
+    'cv2': 'opencv-python-headless',
+    'decord': 'decord2',
+}
+_ALONE = {
+    'mmengine': 'mmengine==0.10.7',
+    'mmcv': 'mmcv-lite==2.1.0',
+    'mmaction': 'mmaction2==1.2.0',
+}
+
+
+def install_commands() -> list[str]:
+    """Return shell commands that install what this environment lacks of MMAction2's side.
+
+    They keep what is there in another variant: full MMCV, decord, any OpenCV.
+    """
+    python = shlex.quote(sys.executable)
+    pip = f'{python} -m pip install' if find_spec('pip') else f'uv pip install --python {python}'
+    lacking = {
+        command: [packages[name] for name in packages if find_spec(name) is None]
+        for command, packages in ((pip, _BESIDE), (f'{pip} --no-deps', _ALONE))
+    }
+    return [
+        ' '.join([command, *dict.fromkeys(lacking[command])])
+        for command in lacking
+        if lacking[command]
+    ]
 
 
 def require_mmaction2(what: str) -> None:
@@ -17,15 +50,11 @@ def require_mmaction2(what: str) -> None:
     Raises:
         ImportError: If one of the packages is not installed; it says how to get them.
     """
-    missing = [name for name in _MMACTION2 + _BESIDE if find_spec(name) is None]
+    needed = (*_ALONE, 'av', 'cv2', 'importlib_metadata')
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        by_hand = "pip install 'mmsifa[mmaction2]'"
-        if {*missing} & {*_MMACTION2}:
-            versions = 'mmengine==0.10.7 mmcv-lite==2.1.0 mmaction2==1.2.0'
-            by_hand = f'pip install --no-deps {versions} && {by_hand} '
-            by_hand += 'decord2 opencv-python-headless'
         raise ImportError(
             f'{what} needs MMEngine, MMCV, MMAction2 and mmsifa[mmaction2], but '
-            f"{', '.join(missing)} is not installed: 'bash tools/setup_env.sh' in mmsifa's "
-            f'repository installs all that is needed, or by hand {by_hand}'
+            f"{', '.join(missing)} is not installed: 'mmsifa --mmaction2' prints the commands that "
+            "install what is missing, 'mmsifa --mmaction2 | bash' runs them"
         )

@@ -47,14 +47,9 @@ if ! cat "$stamp"* 2>/dev/null | grep -qxF "$state"; then
     constraints=$prefix/mmsifa-constraints.txt # without torch: the one that is there stays
     grep -v '^torch==' "$root/constraints.txt" >"$constraints"
 
-    alone=(mmengine mmaction2) # without their dependencies, see constraints.txt
-    has mmcv || alone+=(mmcv-lite)
-    others=('setuptools<81' wheel)
-    has decord || others+=(decord2)
-    has cv2 || others+=(opencv-python-headless)
-    [ "$extra" != tests ] || [ "$(uname -s)" != Linux ] || has triton || others+=(triton)
-    install "${others[@]}"
+    [ "$extra" != tests ] || [ "$(uname -s)" != Linux ] || has triton || others=(triton)
+    install 'setuptools<81' wheel ${others+"${others[@]}"}
     install --no-build-isolation --editable "$root[mmaction2,mim${extra:+,$extra}]"
-    install --no-deps "${alone[@]}" # last, or pip complains of what they miss
+    commands=$(mmsifa --mmaction2) && PIP_CONSTRAINT=$constraints PIP_QUIET=1 bash -ec "$commands" || exit 1
     echo "$state" >"$stamp"
 fi

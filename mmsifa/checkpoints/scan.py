@@ -85,12 +85,18 @@ def _scan_zip(file: BinaryIO, total: int) -> None:
         raise NotAllowed(f'its {damaged} has a wrong checksum')
     file.seek(0)
     reader = torch._C.PyTorchFileReader(file)  # what torch.load sees, should the two ever differ
-    records = {name: reader.get_record_size(name) for name in reader.get_all_records()}
+    records = {name: _record_size(reader, name) for name in reader.get_all_records()}
     if sum(records.values()) > total:
         raise NotAllowed(f'it claims {sum(records.values())} bytes in {total}')
     if 'data.pkl' not in records or 'constants.pkl' in records:
         raise NotAllowed('it is an archive of something else')
     _Scanner(io.BytesIO(reader.get_record('data.pkl')), total, records).load()
+
+
+def _record_size(reader: Any, name: str) -> int:
+    if hasattr(reader, 'get_record_size'):
+        return reader.get_record_size(name)
+    return len(reader.get_record(name))  # PyTorch before 2.13 has to read it
 
 
 def _scan_legacy(file: BinaryIO, total: int) -> None:

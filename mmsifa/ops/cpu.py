@@ -13,7 +13,7 @@ LIBRARY = Path(__file__).with_name('_cpu.abi3.so')
 try:
     torch.ops.load_library(LIBRARY)
     missing = None
-except OSError as error:  # not built, or PyTorch is too old
+except OSError as error:  # it was not built, or PyTorch is too old
     missing = str(error)
 
 AUTOMATIC_ON = ('cpu',)
@@ -62,11 +62,12 @@ def _has_even_steps(x: Tensor) -> bool:
 
 def unsupported_reason(query: Tensor) -> str | None:
     """Say why this backend cannot take ``query``, or return None."""
+    if missing is not None and torch.__version__ < '2.10':
+        return f'its C++ extension needs PyTorch 2.10 or later, found {torch.__version__}'
     if missing is not None:
         return (
-            f'its C++ extension is not there ({missing}): in an environment with PyTorch 2.10 or '
-            "later and a C++ compiler run 'pip install --no-build-isolation --force-reinstall "
-            "--no-deps mmsifa', or the same with the path of its repository"
+            f'its C++ extension is not there ({missing}): where a C++ compiler is, run '
+            "'pip install --force-reinstall --no-deps' with the path of mmsifa's repository"
         )
     if query.device.type != 'cpu':
         return f'it takes tensors on the CPU, got one on {query.device}'

@@ -128,6 +128,24 @@ def test_torch_needs_every_stand_in(name, usual_files, monkeypatch):
     assert all(name.removeprefix('builtins.') in error for error in errors)
 
 
+def test_records_have_sizes_where_torch_does_not_tell_them(usual_files, tmp_path, monkeypatch):
+    class Before213:
+        def __init__(self, file):
+            reader = torch_reader(file)
+            self.get_all_records, self.get_record = reader.get_all_records, reader.get_record
+
+    torch_reader = torch._C.PyTorchFileReader
+    monkeypatch.setattr(torch._C, 'PyTorchFileReader', Before213)
+    with open(next(path for path in usual_files if path.name == 'weights.pth'), 'rb') as file:
+        scan.scan(file)
+    hostile.write('storage-beyond-its-record', tmp_path / 'hostile.pth')
+    with (
+        open(tmp_path / 'hostile.pth', 'rb') as file,
+        pytest.raises(scan.NotAllowed, match='it claims a storage of 4294967292 bytes in one of'),
+    ):
+        scan.scan(file)
+
+
 def test_the_page_lists_what_is_allowed():
     page = (ROOT / 'docs/checkpoints.md').read_text()
     listed = re.findall(r'^\| `([\w.]+)` \|', page, re.MULTILINE)

@@ -11,6 +11,7 @@ import sys
 import pytest
 from mmengine.fileio import load
 
+from mmsifa import installation
 from mmsifa.__main__ import COMMANDS, main, make_parser
 from mmsifa.apis.analysis import DTYPES
 from mmsifa.apis.export.exporter import TOLERANCE
@@ -61,6 +62,23 @@ def test_bash_completes_words(words, expected, run, tmp_path):
     """
     done = run('bash', '-c', script, 'bash', *words, cwd=tmp_path)
     assert done.stdout.split() == [expected]
+
+
+def test_prints_what_installs_the_missing_packages(capsys, monkeypatch, root):
+    def printed(*missing):
+        monkeypatch.setattr(installation, 'find_spec', lambda name: name not in missing or None)
+        with pytest.raises(SystemExit, match=r'^0$'):
+            main(['--mmaction2'])
+        return capsys.readouterr().out.split('\n')[:-1]
+
+    pip = f'{sys.executable} -m pip install'
+    beside, alone = printed(*installation._BESIDE, *installation._ALONE)
+    assert beside == f"{pip} 'mmsifa[mmaction2,mim]' opencv-python-headless decord2"
+    pinned = alone.removeprefix(f'{pip} --no-deps ').split()
+    assert len(pinned) == 3
+    assert {*pinned} < {*(root / 'constraints.txt').read_text().split()}
+    assert printed('decord', 'pip') == [f'uv pip install --python {sys.executable} decord2']
+    assert not ''.join(printed())
 
 
 def test_a_word_that_is_no_command_is_named(capsys):

@@ -120,14 +120,12 @@ def test_every_name_that_a_wrong_base_could_have_meant_is_listed(run, forked, pr
     assert 'sifa_r50_k400.py' in done.stdout
 
 
-def test_a_missing_package_is_named_with_the_way_to_get_it(run, root):
+def test_a_missing_package_is_named_with_the_way_to_get_it(run):
     hide = "import sys; sys.modules['mmcv'] = None; from mmsifa.models import SIFANet"
     done = run('python', '-c', hide, check=False)
     needs = 'mmsifa.models.SIFANet needs MMEngine, MMCV, MMAction2 and mmsifa[mmaction2], but '
     assert f'{needs}mmcv is not installed' in done.stdout
-    advice = done.stdout.split('pip install --no-deps ')[1].split(' && ')[0].split()
-    assert len(advice) == 3
-    assert set(advice) <= set((root / 'constraints.txt').read_text().split())
+    assert done.stdout.endswith("'mmsifa --mmaction2 | bash' runs them\n")
 
 
 def test_beside_mmaction2_without_the_extra_the_op_works_and_the_extra_is_named(run):
@@ -140,7 +138,7 @@ def test_beside_mmaction2_without_the_extra_the_op_works_and_the_extra_is_named(
     first, *_, last = [line for line in done.stdout.splitlines() if missing in line]
     assert 'UserWarning: to register with MMAction2 mmsifa needs' in first
     assert last.startswith('ImportError: mmsifa.models.SIFANet needs')
-    assert last.endswith("or by hand pip install 'mmsifa[mmaction2]'")
+    assert "'mmsifa --mmaction2' prints the commands" in last
 
 
 def test_the_command_is_there_where_nothing_else_is_installed(wheel, run, tmp_path):
@@ -191,7 +189,7 @@ def test_installs_without_the_kernels_and_says_how_to_get_them(
     options = ['--no-deps', '--no-build-isolation', '--wheel-dir', tmp_path]
     log = run(sys.executable, '-m', 'pip', 'wheel', '-v', *options, source, cwd=tmp_path, env=env)
     assert log.stdout.count('mmsifa is installed without its fast CPU kernels') == 1
-    assert 'repeat with pip install --no-build-isolation' in log.stdout
+    assert 'To get them, install a C++ compiler and repeat' in log.stdout
     (wheel,) = tmp_path.glob('mmsifa-*.whl')
     assert wheel.name.endswith('none-any.whl') == (lacks == 'torch')
 
@@ -204,7 +202,7 @@ def test_installs_without_the_kernels_and_says_how_to_get_them(
     env = dict(forked, PYTHONPATH=str(site))
     result = run('env', 'python', '-c', code, cwd=site, env=env)
     assert 'tensor(' in result.stdout
-    assert "run 'pip install --no-build-isolation" in result.stdout
+    assert "run 'pip install --force-reinstall --no-deps" in result.stdout
 
 
 HIDDEN = (
@@ -248,8 +246,7 @@ def test_what_needs_mmaction2_says_so_in_a_sentence(alone, run, tmp_path):
         *_, said = done.stdout.splitlines()
         assert said.startswith('ImportError: mmsifa.')
         needs = 'needs MMEngine, MMCV, MMAction2 and mmsifa[mmaction2], but mmengine, mmcv, '
-        assert f'{needs}mmaction, av is not installed' in said
-        assert 'pip install --no-deps mmengine' in said
+        assert f'{needs}mmaction, av, cv2 is not installed' in said
     assert 'no attribute' in run(
         'python', '-c', 'import mmsifa; mmsifa.modls', env=alone, cwd=tmp_path, check=False
     ).stdout  # fmt: skip

@@ -18,7 +18,8 @@ from mmsifa.engine.patches import (
 
 
 def apply():
-    """Close every gap; the missing module first, since the others may import MMAction2's models."""
+    """Close every gap; those of imports first, since the others may import MMAction2's models."""
+    imports.patch_mmcv_limit()
     imports.patch_missing_drn()
     imports.patch_multimodal_import()
     files.patch_checkpoint_loading()

@@ -8,6 +8,9 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import mmcv
+from mmengine.utils import digit_version
+
 
 class _MissingDRN(MetaPathFinder, Loader):
     """Finder and loader of a stand-in for ``mmaction.models.localizers.drn``."""
@@ -33,6 +36,20 @@ class _MissingDRN(MetaPathFinder, Loader):
                 )
 
         module.DRN = DRN
+
+
+@functools.cache
+def patch_mmcv_limit():
+    """``import mmaction`` refuses MMCV from 2.2 on (mmaction/__init__.py:16).
+
+    Its recognizers work with later ones, as the maintained fork's 2.3.
+    """
+    version = mmcv.__version__
+    mmcv.__version__ = min(version, '2.1.0', key=digit_version)
+    try:
+        importlib.import_module('mmaction')
+    finally:
+        mmcv.__version__ = version
 
 
 @functools.cache

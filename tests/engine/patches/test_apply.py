@@ -5,22 +5,29 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
+import torch
 from mmaction.datasets.transforms.processing import ColorJitter
 from mmaction.models import localizers
 from mmaction.models.heads import BaseHead
 from mmaction.registry import MODELS, OPTIM_WRAPPERS
 from mmaction.utils import dependency
+from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import utils as dist_utils
 from mmengine.evaluator import Evaluator
 from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import FUNCTIONS
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmsifa import models
 from mmsifa.engine import patches
 from mmsifa.engine.patches import data, imports
+from mmsifa.models import SIFA
+from mmsifa.ops import inter_frame_attention, inter_frame_attention_weights
 
 
 @pytest.mark.slow
@@ -63,6 +70,16 @@ def test_applying_twice_changes_nothing():
 def test_building_drn_says_why_it_is_missing():
     with pytest.raises(ImportError, match='open-mmlab/mmaction2#2714'):
         MODELS.build(dict(type='DRN'))
+
+
+def test_mmaction2_imports_beside_a_later_mmcv(monkeypatch):
+    monkeypatch.setattr(mmcv, '__version__', '2.3.6')
+    monkeypatch.delitem(sys.modules, 'mmaction')
+    with pytest.raises(AssertionError, match=r'Please install mmcv.*<2\.2\.0'):
+        importlib.import_module('mmaction')
+    imports.patch_mmcv_limit.__wrapped__()  # past the cache
+    assert 'mmaction' in sys.modules
+    assert mmcv.__version__ == '2.3.6'
 
 
 def test_a_real_drn_wins(tmp_path, monkeypatch):
@@ -131,3 +148,24 @@ def test_a_loader_without_workers_leaves_out_what_is_for_these(runner):
     assert list(runner.build_dataloader(dict(config, num_workers=0))) == [[0, 1], [2, 3], [4]]
     loader = runner.build_dataloader(dict(config, num_workers=1))
     assert (loader.persistent_workers, loader.prefetch_factor, loader.timeout) == (True, 3, 9)
+
+
+def test_the_op_is_among_mmengines_functions():
+    assert FUNCTIONS.get('inter_frame_attention') is inter_frame_attention
+    assert FUNCTIONS.get('inter_frame_attention_weights') is inter_frame_attention_weights
+    frames, offset = torch.rand(1, 3, 4, 5, 5), torch.zeros(1, 2, 18, 5, 5)
+    args = dict(query=frames[:, :-1], value=frames[:, 1:], offset=offset)
+    out = FUNCTIONS.build(dict(type='inter_frame_attention', _scope_='mmengine', **args))
+    assert torch.equal(out, inter_frame_attention(**args))
+
+
+def test_modules_are_among_mmaction2s_models():
+    for name in set(models.__all__) - {'add_sifa', 'ClipNetwork'}:
+        assert MODELS.get(name) is getattr(models, name)
+
+
+def test_mmengine_counts_the_multiply_adds_of_the_op():
+    n, t, c, h, w = 2, 3, 8, 5, 6
+    block = SIFA(channels=8, deformable=False)
+    info = get_model_complexity_info(block, inputs=(torch.rand(n, t + 1, c, h, w),))
+    assert info['flops'] == n * t * h * w * 9 * c * (4 + 1 + 1)
