@@ -1,6 +1,5 @@
 """configs/fsdp, made small, on two ranks: what FSDP shares out, saves and resumes."""
 
-import inspect
 import re
 from types import SimpleNamespace
 
@@ -144,15 +143,6 @@ def test_flexible_runner_saves_the_position_it_is_given():
     assert saved_position(upstream) == dict(epoch=2, iter=2), 'this patch may go'
 
 
-def test_flexible_runner_is_left_alone_where_it_does_so_itself(monkeypatch):
-    def save_checkpoint(self, out_dir, filename, meta):
-        meta.setdefault('epoch', 1)
-
-    monkeypatch.setattr(FlexibleRunner, 'save_checkpoint', save_checkpoint)
-    patch_again('patch_flexible_position')
-    assert FlexibleRunner.save_checkpoint is save_checkpoint
-
-
 def test_upstream_gives_the_optimizers_state_in_an_order_of_the_past(monkeypatch):
     given = []
     strategy = SimpleNamespace(model='model', optim_wrapper=SimpleNamespace(optimizer='optimizer'))
@@ -164,20 +154,6 @@ def test_upstream_gives_the_optimizers_state_in_an_order_of_the_past(monkeypatch
     )
     FSDPStrategy.load_optim_state_dict.__wrapped__(strategy, 'state')
     assert given == [('state', 'model', 'optimizer')], 'this patch may go'
-
-
-def test_resuming_is_left_alone_where_the_order_fits(monkeypatch):
-    def load_optim_state_dict(self, state_dict):
-        pass
-
-    monkeypatch.setattr(FSDPStrategy, 'load_optim_state_dict', load_optim_state_dict)
-    before = inspect.Signature([
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        for name in ('optim_state_dict', 'model', 'optim')
-    ])  # fmt: skip
-    monkeypatch.setattr(processes.inspect, 'signature', lambda function: before)
-    patch_again('patch_fsdp_resume')
-    assert FSDPStrategy.load_optim_state_dict is load_optim_state_dict
 
 
 def test_fsdp_is_upstreams_where_a_gpu_is_there(monkeypatch):

@@ -1,9 +1,8 @@
 """Patches of MMEngine 0.10 and MMAction2 1.2, made when mmsifa is imported.
 
-Each ``patch_*`` function closes one gap and names where upstream has it. It does nothing where the
-installed release has closed that gap itself, and nothing when called again. What is wrapped for
-good: data-parallel models, on the CPU only; config bases, for ``mmsifa::`` only; and the loading of
-checkpoints, since no release checks what a file claims.
+Each ``patch_*`` function closes one gap and names where upstream has it. Some try first whether the
+installed release still has it; the others change nothing where it has not. None does anything when
+called again.
 """
 
 from mmsifa.engine.patches import (

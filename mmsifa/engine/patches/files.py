@@ -55,8 +55,7 @@ def patch_local_writes():
 
     MMEngine writes every checkpoint through this method, in place.
     """
-    if 'open' in LocalBackend.put.__code__.co_names:
-        LocalBackend.put = lambda self, obj, filepath: write_atomically(filepath, obj)
+    LocalBackend.put = lambda self, obj, filepath: write_atomically(filepath, obj)
 
 
 @functools.cache

@@ -48,8 +48,7 @@ def patch_cpu_amp():
     """
     from mmaction.registry import OPTIM_WRAPPERS
 
-    if 'is_cuda_available' in mmengine.optim.AmpOptimWrapper.__init__.__code__.co_names:
-        OPTIM_WRAPPERS.register_module(name='AmpOptimWrapper', module=AmpOptimWrapper, force=True)
+    OPTIM_WRAPPERS.register_module(name='AmpOptimWrapper', module=AmpOptimWrapper, force=True)
 
 
 def _float_scores(loss_by_feat):

@@ -1,7 +1,6 @@
 """Patches of training by several processes: on the CPU, and sharded by FSDP."""
 
 import functools
-import inspect
 from types import SimpleNamespace
 
 import torch
@@ -32,12 +31,9 @@ def patch_cpu_processes():
     MMEngine sets a CUDA device and takes NCCL without asking for a GPU, then gives
     DistributedDataParallel, which refuses that, a device number for a model on the CPU.
     """
-    for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
-        init = getattr(dist_utils, name)
-        used = set(init.__code__.co_names)
-        asks = used & {'is_cuda_available', 'is_available', 'get_device'}
-        if get_device() == 'cpu' and 'set_device' in used and not asks:
-            setattr(dist_utils, name, _without_cuda(init))
+    if get_device() == 'cpu':
+        for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
+            setattr(dist_utils, name, _without_cuda(getattr(dist_utils, name)))
 
     upstream = MMDistributedDataParallel.__init__
 
@@ -81,12 +77,10 @@ def patch_fsdp_resume():
 
     PyTorch 2.1 changed the order of the arguments that MMEngine gives.
     """
-    to_load = MMFullyShardedDataParallel.optim_state_dict_to_load
-    if next(iter(inspect.signature(to_load).parameters)) != 'model':
-        return
 
     @functools.wraps(FSDPStrategy.load_optim_state_dict)
     def load_optim_state_dict(self, state_dict):
+        to_load = MMFullyShardedDataParallel.optim_state_dict_to_load
         state = to_load(self.model, self.optim_wrapper.optimizer, state_dict)
         self.optim_wrapper.load_state_dict(state)
 
@@ -101,8 +95,6 @@ def patch_flexible_position():
     are already when it saves after a validation. Runner keeps what it is given.
     """
     upstream = FlexibleRunner.save_checkpoint
-    if 'setdefault' in upstream.__code__.co_names:
-        return
 
     @functools.wraps(upstream)
     def save_checkpoint(self, *args, meta=None, **kwargs):

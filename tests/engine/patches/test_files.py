@@ -10,7 +10,6 @@ from mmengine.fileio import LocalBackend
 
 from mmsifa.commands import run_tool as run
 from mmsifa.engine.patches import files
-from mmsifa.fileio.atomic_write import write_atomically
 
 
 def test_resume_restores_the_history_and_goes_on(build_runner, trained, tmp_path):
@@ -36,15 +35,6 @@ def test_the_test_tool_loads_a_checkpoint(tiny, trained, tmp_path, capsys):
 def test_local_files_are_written_whole(tmp_path):
     LocalBackend().put(b'content', str(tmp_path / 'new folder/file'))
     assert (tmp_path / 'new folder/file').read_bytes() == b'content'
-
-
-def test_local_writes_are_left_alone_where_they_are_whole(monkeypatch):
-    def put(self, obj, filepath):
-        write_atomically(filepath, obj)
-
-    monkeypatch.setattr(LocalBackend, 'put', put)
-    files.patch_local_writes.__wrapped__()  # past the cache
-    assert LocalBackend.put is put
 
 
 @pytest.fixture

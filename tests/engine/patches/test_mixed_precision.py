@@ -63,17 +63,6 @@ def test_a_run_of_the_cpu_resumes_on_a_gpu():
     assert wrapper.loss_scaler.get_scale() == 8
 
 
-def test_amp_is_left_alone_where_it_works(monkeypatch):
-    class Repaired:
-        def __init__(self, optimizer):
-            self.optimizer = optimizer
-
-    monkeypatch.setattr(mmengine.optim, 'AmpOptimWrapper', Repaired)
-    monkeypatch.setitem(OPTIM_WRAPPERS._module_dict, 'AmpOptimWrapper', Repaired)
-    mixed_precision.patch_cpu_amp.__wrapped__()  # past the cache
-    assert OPTIM_WRAPPERS.get('AmpOptimWrapper') is Repaired
-
-
 def samples():
     return [ActionDataSample().set_gt_label(label) for label in (0, 2)]
 

@@ -72,20 +72,13 @@ def test_only_models_on_the_cpu_lose_their_device_ids(device, device_ids, monkey
     assert received['device_ids'] == device_ids
 
 
-@pytest.mark.parametrize('reason', ['a-gpu-is-there', 'upstream-asks-for-one'])
-def test_launchers_are_left_alone_where_they_work(reason, monkeypatch):
-    def unconditional(backend):
+def test_launchers_are_left_alone_where_a_gpu_is_there(monkeypatch):
+    def launcher(backend):
         torch.cuda.set_device(0)
 
-    def asking(backend):
-        if torch.cuda.is_available():
-            torch.cuda.set_device(0)
-
-    gpu = reason == 'a-gpu-is-there'
-    launcher = unconditional if gpu else asking
     for name in ('pytorch', 'mpi', 'slurm'):
         monkeypatch.setattr(dist_utils, f'_init_dist_{name}', launcher)
     monkeypatch.setattr(MMDistributedDataParallel, '__init__', MMDistributedDataParallel.__init__)
-    monkeypatch.setattr(processes, 'get_device', lambda: 'cuda' if gpu else 'cpu')
+    monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
     processes.patch_cpu_processes.__wrapped__()  # past the cache
     assert dist_utils._init_dist_pytorch is launcher
