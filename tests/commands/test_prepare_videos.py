@@ -1,6 +1,7 @@
 """Videos encoded anew to decode fast, the same and nothing half done; what loading clips costs."""
 
 import json
+import mmap
 import os
 import resource
 import signal
@@ -417,7 +418,9 @@ class Rests(BaseTransform):
 
     def transform(self, results):
         time.sleep(self.seconds)
-        self.kept.append(b'x' * (self.mib * 2**20))
+        if self.mib:
+            self.kept.append(mmap.mmap(-1, self.mib * 2**20))  # not what was free before
+            self.kept[-1].write(bytes(self.mib * 2**20))
         if self.crashes:
             signal.raise_signal(signal.SIGKILL)
         return results
