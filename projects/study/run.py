@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add('--out', type=Path, required=True, help="the study's folder")
     add('--quick', action='store_true', help='three models, one seed')
-    add('--videos', type=Path, help='a folder of videos, any below it, for three more tasks')
+    add('--videos', type=Path, help='a folder of sets of real videos, for more tasks')
     add('--jobs', type=int, help='runs at a time (2 on a CPU of two cores or more, else 1)')
     add(
         '--device',

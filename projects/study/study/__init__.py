@@ -7,8 +7,18 @@ import mmsifa  # noqa: F401  (patches MMAction2 before anything imports its mode
 from study.accuracy_by import AccuracyBy
 from study.charts import draw_cases, find_cases
 from study.offsets import fit_motion, measure_offsets, offset_errors, true_places, watch
-from study.order_tasks import PanningCrop, PlayOrder, PlaySpeed
-from study.plan import IMAGE, NETWORKS, TASKS, TRUNKS, VIDEO_TASKS, Network, Run, Study
+from study.plan import (
+    IMAGE,
+    NETWORKS,
+    TASKS,
+    TRUNKS,
+    VIDEO_NETWORKS,
+    VIDEO_TASKS,
+    Network,
+    Run,
+    Study,
+)
+from study.real_videos import ShuffleFrames, VideoSet, split_clips
 from study.results import (
     format_results,
     measure_costs,
@@ -26,15 +36,15 @@ __all__ = [
     'NETWORKS',
     'TASKS',
     'TRUNKS',
+    'VIDEO_NETWORKS',
     'VIDEO_TASKS',
     'AccuracyBy',
     'Network',
-    'PanningCrop',
-    'PlayOrder',
-    'PlaySpeed',
     'Run',
+    'ShuffleFrames',
     'Study',
     'SyntheticClips',
+    'VideoSet',
     'draw_cases',
     'find_cases',
     'fit_motion',
@@ -47,6 +57,7 @@ __all__ = [
     'overview',
     'read_results',
     'sample_scene',
+    'split_clips',
     'summarize',
     'tables',
     'train_and_test',

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,23 +10,23 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mmsifa.apis import change_config, find_videos
+from mmsifa.apis import change_config
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.config_files import config_errors
+from study.real_videos import VIDEO_SETS, sets_in, split_clips
 
 # The task of single frames, from whose networks the others start.
 IMAGE = 'image'
 # Files of configs/tasks and what they ask for.
 TASKS = {'direction': 'name the motion', 'parts': 'name what is seen in parts'}
+# Those of real videos, a task for each part that is tested.
 VIDEO_TASKS = {
-    'play_order': 'played forwards or backwards',
-    'play_speed': 'name the speed',
-    'panning_crop': "name the crop's direction",
+    f'{name}.{part}': videos.title for name, videos in VIDEO_SETS.items() for part in videos.parts
 }
+TITLES = TASKS | {name: videos.title for name, videos in VIDEO_SETS.items()}
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SEEDS = (0, 1, 2)
 QUICK_MODELS = ('c2d', 'temporal_conv', 'sifa_slow_offsets')
-VAL_SHARE = 0.2  # of the videos
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
 # What options may change of the values at the top of a config; entries are made of the others.
@@ -102,6 +101,21 @@ NETWORKS = {
     'swin_both': Network('Swin, both', 'swin', {_PARTS: ('attention', 'convolution')}, '#2ca02c'),
 }
 
+# The networks for real videos.
+VIDEO_NETWORKS = {
+    name: NETWORKS[name] for name in ('c2d', 'temporal_conv', 'tsm', 'sifa_slow_offsets')
+}
+VIDEO_NETWORKS['sifa_both_ways'] = Network(
+    'SIFA, both ways, softmax',
+    'resnet',
+    {
+        _BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True),
+        'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS,
+    },
+    '#000000',
+)
+ALL_NETWORKS = NETWORKS | VIDEO_NETWORKS
+
 # Networks of single frames, whose weights the others start from. The Swin takes longer to learn.
 TRUNKS = {
     'c2d': NETWORKS['c2d'],
@@ -115,7 +129,8 @@ class Run:
 
     Args:
         task: A key of ``TASKS`` or ``VIDEO_TASKS``, or ``IMAGE``.
-        model: A key of ``NETWORKS``, or of ``TRUNKS`` for ``IMAGE``.
+        model: A key of ``NETWORKS``, of ``VIDEO_NETWORKS`` for real videos, or of ``TRUNKS`` for
+            ``IMAGE``.
         seed: Seed of the weights and of the training clips.
 
     Example:
@@ -145,7 +160,7 @@ class Study:
         quick: Whether there are three models and one seed, a shorter training on single frames and
             fewer clips to test with.
             Default: False.
-        videos: A folder of videos for the tasks of ``VIDEO_TASKS``. Default: None, without them.
+        videos: A folder of sets of ``VIDEO_SETS``, whose tasks come then. Default: None.
         options: What to change in all configs, as of ``--cfg-options``. Default: {}.
 
     Example:
@@ -167,9 +182,16 @@ class Study:
     @cached_property
     def runs(self) -> list[Run]:
         """All runs; those on single frames come first, then those of the first seed."""
-        tasks = [*TASKS, *(VIDEO_TASKS if self.videos else ())]
         seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, tuple(NETWORKS))
-        runs = [Run(task, model, seed) for seed in seeds for task in tasks for model in models]
+        tasks = {task: models for task in TASKS}
+        for name in sets_in(self.videos) if self.videos else ():
+            tasks |= {f'{name}.{part}': tuple(VIDEO_NETWORKS) for part in VIDEO_SETS[name].parts}
+        runs = [
+            Run(task, model, seed)
+            for seed in seeds
+            for task, models in tasks.items()
+            for model in models
+        ]
         return [*dict.fromkeys(start for run in runs if (start := self.start(run))), *runs]
 
     @property
@@ -206,7 +228,8 @@ class Study:
             ValueError: If there are no videos for a task that needs them, or an option has no place
                 or a wrong value, or changes a variable that entries were made of.
         """
-        config = Config.fromfile(self.configs / 'tasks' / f'{run.task}.py')
+        task, _, part = run.task.partition('.')
+        config = Config.fromfile(self.configs / 'tasks' / f'{task}.py')
         config.merge_from_dict(self._network(run.model)._cfg_dict)
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
@@ -238,13 +261,14 @@ class Study:
             for test in tests:
                 test.num_clips = config.test_clips
             return config
-        config.videos = self._videos
-        repeated = [(train, 'train', clips)]
-        repeated += [(test.dataset, 'val', config.test_clips) for test in tests]
-        for part, name, count in repeated:
-            part.times = max(1, round(count / len(self._videos[name]) / config.num_classes))
-            part.dataset.ann_file = str(self.folder(run).absolute() / LIST.format(name))
-            part.dataset.data_prefix = dict(video=str(Path(self.videos or '').absolute()))
+        if self.videos is None:
+            raise ValueError(f'{run.task} needs a folder of videos, --videos')
+        config.clips = split_clips(self.videos, task, part)
+        train.times = max(1, round(clips / len(config.clips.train)))
+        prefix = dict(video=str((self.videos / task).absolute()))
+        for dataset, split in ((train.dataset, 'train'), *((test, 'val') for test in tests)):
+            dataset.ann_file = str(self.folder(run).absolute() / LIST.format(split))
+            dataset.data_prefix = prefix
         return config
 
     def digest(self, run: Run) -> str:
@@ -268,13 +292,9 @@ class Study:
         """
         config, folder = self.config(run), self.folder(run)
         if run.task in VIDEO_TASKS:
-            for part, names in self._videos.items():
-                lines = [
-                    f'{name}{DELIMITER}{label}\n'
-                    for name in names
-                    for label in range(config.num_classes)
-                ]
-                write_atomically(folder / LIST.format(part), ''.join(lines))
+            for split, clips in config.clips.items():
+                lines = [f'{name}{DELIMITER}{label}\n' for name, label in clips]
+                write_atomically(folder / LIST.format(split), ''.join(lines))
         write_atomically(folder / 'config.py', config.pretty_text)
 
     @cached_property
@@ -283,30 +303,14 @@ class Study:
 
     @cached_property
     def _trunks(self) -> dict[str, str | None]:
-        return {model: self._network(model).trunk for model in NETWORKS | TRUNKS}
+        return {model: self._network(model).trunk for model in ALL_NETWORKS | TRUNKS}
 
     def _network(self, model: str) -> Config:
         """The part of a config that is the network's."""
-        network = (NETWORKS | TRUNKS)[model]
+        network = (ALL_NETWORKS | TRUNKS)[model]
         config = Config.fromfile(self.configs / f'{network.base}.py')
         config.merge_from_dict(deepcopy(network.changes))
         return config
-
-    @cached_property
-    def _videos(self) -> dict[str, list[str]]:
-        """Names of the videos to train on and, a fifth, of those to test with."""
-        if self.videos is None:
-            raise ValueError('these tasks need a folder of videos, --videos')
-        names = [
-            Path(video).relative_to(self.videos).as_posix() for video in find_videos([self.videos])
-        ]
-        if len(names) < 2:
-            raise ValueError(
-                f'{self.videos} must hold two videos or more, to train and to test with, got one'
-            )
-        random.Random(0).shuffle(names)
-        held_out = max(1, round(VAL_SHARE * len(names)))
-        return dict(train=sorted(names[held_out:]), val=sorted(names[:held_out]))
 
 
 def digest(config: Config) -> str:

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.progress import Progress
@@ -14,7 +14,7 @@ from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import table
 from study.charts import block_name, draw_accuracy, draw_costs, draw_learning, draw_offsets
 from study.offsets import MEASURES
-from study.plan import IMAGE, NETWORKS, TASKS, TRUNKS, VIDEO_TASKS, Run, Study
+from study.plan import ALL_NETWORKS, IMAGE, TASKS, TITLES, TRUNKS, VIDEO_TASKS, Run, Study
 
 
 def read_results(out: Path, kind: str = 'full') -> dict:
@@ -35,7 +35,7 @@ def read_results(out: Path, kind: str = 'full') -> dict:
         return written.get(kind, dict(runs=[], costs=None))
     runs = [dict(run=file.parent.name, **json.loads(file.read_text())) for file in files]
     order = [(IMAGE, trunk) for trunk in TRUNKS]
-    order += [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in NETWORKS]
+    order += [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in ALL_NETWORKS]
     known = [run for run in runs if _key(run) in order]
     costs = out / 'costs.json'
     return dict(
@@ -84,7 +84,8 @@ def summarize(results: dict) -> dict:
 
     Returns:
         ``pretraining``, the ``top1``, ``iterations`` and ``seconds`` of each trunk on
-        single frames; ``tasks``, in which each task has its ``chance`` and for each of its
+        single frames; ``tasks``, in which each task (the parts of a set of videos are one, in which
+        all clips count alike) has its ``chance`` and for each of its
         ``models`` ``seeds``, ``top1``, ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a
         curve for each seed) over ``iterations`` and the ``seconds`` of a run; and ``costs``.
         Whatever else differs between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min``
@@ -92,13 +93,16 @@ def summarize(results: dict) -> dict:
     """
     groups = defaultdict(list)
     for run in results['runs']:
-        groups[_key(run)].append(run)
+        task, model = _key(run)
+        groups[task.partition('.')[0], model].append(run)
     tasks: dict[str, dict] = {}
     pretraining = {}
     for (task, model), runs in groups.items():
         if task == IMAGE:
             pretraining[model] = {key: runs[0][key] for key in ('top1', 'iterations', 'seconds')}
             continue
+        if 'confusion' in runs[0]:
+            runs = [_join_parts([r for r in runs if r['seed'] == s]) for s in _seeds(runs)]
         entry = tasks.setdefault(task, dict(chance=1 / runs[0]['num_classes'], models={}))
         entry['models'][model] = dict(
             seeds=[run['seed'] for run in runs],
@@ -117,6 +121,26 @@ def summarize(results: dict) -> dict:
             seconds=_spread([run['seconds'] for run in runs]),
         )
     return dict(pretraining=pretraining, tasks=tasks, costs=results['costs'])
+
+
+def _seeds(runs: list[dict]) -> list[int]:
+    return list(dict.fromkeys(run['seed'] for run in runs))
+
+
+def _join_parts(runs: list[dict]) -> dict:
+    """Make one run of those that test the parts of a set of videos, in which all clips count."""
+    clips = [sum(map(sum, run['confusion'])) for run in runs]
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(n * value for n, value in zip(clips, values, strict=True)) / sum(clips)
+
+    return runs[0] | dict(
+        top1=mean(run['top1'] for run in runs),
+        disturbed={
+            name: mean(run['disturbed'][name] for run in runs) for name in runs[0]['disturbed']
+        },
+        seconds=statistics.fmean(run['seconds'] for run in runs),
+    )
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -180,6 +204,7 @@ DISTURBANCES = {
     'camera': 'a moving camera',
     'nonrigid': 'moving parts',
     'light': 'changing light',
+    'shuffled': 'shuffled frames',
 }
 
 
@@ -195,7 +220,7 @@ def tables(summary: dict) -> str:
     """
     blocks = [overview(summary)]
     for task, entry in summary['tasks'].items():
-        title = (TASKS | VIDEO_TASKS)[task]
+        title = TITLES[task]
         by_displacement = {
             model: values['by_displacement']
             for model, values in entry['models'].items()
@@ -205,7 +230,7 @@ def tables(summary: dict) -> str:
             columns = list(next(iter(by_displacement.values())))
             head = [f'{title}: top-1 %, by pixels per frame', *columns]
             rows = [
-                [NETWORKS[model].title, *(_percent(values[column]) for column in columns)]
+                [ALL_NETWORKS[model].title, *(_percent(values[column]) for column in columns)]
                 for model, values in by_displacement.items()
             ]
             blocks.append(table(head, rows))
@@ -214,7 +239,7 @@ def tables(summary: dict) -> str:
             names = list(next(iter(disturbed.values())))
             rows = [
                 [
-                    NETWORKS[model].title,
+                    ALL_NETWORKS[model].title,
                     _percent(entry['models'][model]['top1']),
                     *(_percent(values[name]) for name in names),
                 ]
@@ -227,7 +252,7 @@ def tables(summary: dict) -> str:
             largest = max(record['displacement'] for record in next(iter(offsets.values())))
             rows = [
                 [
-                    *(NETWORKS[model].title, block_name(record['layer'])),
+                    *(ALL_NETWORKS[model].title, block_name(record['layer'])),
                     *(_mean(record, name) for name in MEASURES[:-1]),
                     f'{record["outside"]["mean"]:.0%}',
                 ]
@@ -255,11 +280,11 @@ def overview(summary: dict) -> str:
     """
     tasks, costs = summary['tasks'], (summary['costs'] or {}).get('models', {})
     head = ['model']
-    head += [f'{(TASKS | VIDEO_TASKS)[task]}, top-1 %' for task in tasks]
+    head += [f'{TITLES[task]}, top-1 %' for task in tasks]
     head += ['seeds', 'minutes of a run', 'parameters', 'million multiply-adds']
     head += ['clips/s', 'clips/s, training']
     rows = []
-    for model, network in NETWORKS.items():
+    for model, network in ALL_NETWORKS.items():
         entries = [entry['models'].get(model) for entry in tasks.values()]
         found = [entry for entry in entries if entry]
         if not found:
@@ -272,9 +297,7 @@ def overview(summary: dict) -> str:
         for name in ('forward', 'training step'):
             cells.append(f'{cost[name]:,.0f}' if cost and name in cost else '-')
         rows.append([network.title, *cells])
-    chances = [
-        f'{(TASKS | VIDEO_TASKS)[task]} {entry["chance"]:.1%}' for task, entry in tasks.items()
-    ]
+    chances = [f'{TITLES[task]} {entry["chance"]:.1%}' for task, entry in tasks.items()]
     trunks = [
         f'{TRUNKS[model].title} {trunk["top1"]:.1%} after {trunk["iterations"]:,} iterations'
         for model, trunk in summary['pretraining'].items()

@@ -60,7 +60,9 @@ def train_and_test(folder: Path) -> dict:
         iterations=runner.iter,
         top1=float(accuracy.pop('top1')),
         by_displacement={
-            name.removeprefix('displacement='): float(value) for name, value in accuracy.items()
+            name.removeprefix('displacement='): float(value)
+            for name, value in accuracy.items()
+            if name.startswith('displacement=')
         },
         disturbed={
             name: _top1_of(runner, change)
@@ -78,6 +80,8 @@ def train_and_test(folder: Path) -> dict:
         ),
     )
     clips = runner.val_dataloader.dataset
+    if not isinstance(clips, SyntheticClips):
+        result['confusion'] = _confusion(runner)
     attends = any(isinstance(module, SIFA) for module in runner.model.modules())
     if attends and isinstance(clips, SyntheticClips):
         others = dict(runner.cfg.val_dataloader.dataset, stream=FIT_STREAM, num_clips=FIT_CLIPS)
@@ -95,6 +99,17 @@ def _top1_of(runner: Runner, change: dict) -> float:
     loader = dict(runner.cfg.val_dataloader)
     loader['dataset'] = dict(loader['dataset'], **change)
     return float(ValLoop(runner, loader, runner.cfg.val_evaluator).run()['acc/top1'])
+
+
+@torch.no_grad()
+def _confusion(runner: Runner) -> list[list[int]]:
+    """Count the held-out clips of each class (rows) by what the network takes them for."""
+    runner.model.eval()
+    counts = np.zeros((runner.cfg.num_classes, runner.cfg.num_classes), int)
+    for batch in runner.val_dataloader:
+        for sample in runner.model.val_step(batch):
+            counts[sample.gt_label.item(), sample.pred_score.argmax().item()] += 1
+    return counts.tolist()
 
 
 def is_finished(study: Study, run: Run) -> bool:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from mmaction.registry import DATASETS, MODELS
@@ -14,16 +15,18 @@ from study import (
     NETWORKS,
     TASKS,
     TRUNKS,
-    VIDEO_TASKS,
+    VIDEO_NETWORKS,
     Run,
     Study,
     is_finished,
+    overview,
+    summarize,
     train_and_test,
 )
 from study.plan import CONFIGS
+from study.real_videos import VIDEO_SETS, split_clips
 
 pytestmark = pytest.mark.slow
-ON_VIDEOS = dict(iterations=10, batch_size=4)
 
 
 @pytest.fixture
@@ -37,7 +40,6 @@ def test_each_model_meets_each_task_with_each_seed(tmp_path):
     assert len({*names}) == len(names) == 2 + 15 * 2 * 3
     assert names[:2] == ['image-c2d-0', 'image-swin_2d-0']
     assert [int(name[-1]) for name in names[2:]] == [0] * 30 + [1] * 30 + [2] * 30
-    assert len(Study(tmp_path, CONFIGS, videos=tmp_path).runs) == 2 + 15 * 5 * 3
     assert len(Study(tmp_path, CONFIGS, quick=True).runs) == 1 + 3 * 2
 
 
@@ -55,15 +57,6 @@ def test_runs_differ_in_nothing_but_what_is_compared(tmp_path):
     assert tsm.model == config.model
 
 
-def test_no_videos_are_an_error_in_words(tmp_path):
-    for count, message in enumerate(['no video in the folder', 'must hold two videos or more']):
-        with pytest.raises(ValueError, match=message):
-            Study(tmp_path, CONFIGS, videos=tmp_path).config(Run('play_order', 'sifa', 0))
-        (tmp_path / f'{count}.mp4').touch()
-    with pytest.raises(ValueError, match='these tasks need a folder of videos, --videos'):
-        Study(tmp_path, CONFIGS).config(Run('play_order', 'sifa', 0))
-
-
 def test_other_weights_to_start_from_are_another_config(own_configs, tmp_path):
     runs = [Run('direction', model, 0) for model in ('sifa', 'sifa_from_scratch')]
     before = [Study(tmp_path, own_configs).digest(run) for run in runs]
@@ -79,7 +72,7 @@ def test_other_weights_to_start_from_are_another_config(own_configs, tmp_path):
 # Configs
 
 
-@pytest.mark.parametrize('model', NETWORKS | TRUNKS)
+@pytest.mark.parametrize('model', NETWORKS | VIDEO_NETWORKS | TRUNKS)
 def test_a_studied_model_takes_a_step(model, tmp_path):
     study = Study(tmp_path, CONFIGS, options=dict(iterations=10, batch_size=2))
     run = Run('direction', model, 0)
@@ -99,10 +92,11 @@ def test_a_studied_model_takes_a_step(model, tmp_path):
 
 
 def test_the_study_has_all_its_configs():
-    assert {path.stem for path in (CONFIGS / 'tasks').glob('*.py')} == {IMAGE, *TASKS, *VIDEO_TASKS}
+    tasks = {path.stem for path in (CONFIGS / 'tasks').glob('*.py')}
+    assert tasks == {IMAGE, *TASKS, *VIDEO_SETS}
 
 
-@pytest.mark.parametrize('task', [IMAGE, *TASKS, *VIDEO_TASKS])
+@pytest.mark.parametrize('task', [IMAGE, *TASKS, *VIDEO_SETS])
 def test_a_config_can_inherit_a_models_and_a_tasks_parts(task, tmp_path):
     parts = [str(CONFIGS / f'{name}.py') for name in ('resnet', f'tasks/{task}')]
     (tmp_path / 'mine.py').write_text(f'_base_ = {parts}\n')
@@ -118,43 +112,102 @@ def test_a_config_can_inherit_a_models_and_a_tasks_parts(task, tmp_path):
 # Real videos
 
 
-@pytest.mark.parametrize('task', VIDEO_TASKS)
-def test_order_tasks_take_any_folder_of_videos(task, motion_data, tmp_path):
-    study = Study(tmp_path, CONFIGS, videos=motion_data, options=ON_VIDEOS)
-    run = Run(task, 'sifa_from_scratch', 0)
+@pytest.fixture
+def real_videos(motion_data, tmp_path):
+    """The folder of a set of videos, in the layout of those that the study knows."""
+    folder = tmp_path / 'videos'
+    (folder / 'gestures').mkdir(parents=True)
+    lines = ['file,label,class,background,fold']
+    for number, video in enumerate(sorted(motion_data.glob('videos_*/*.mp4'))[:13]):
+        shutil.copy(video, folder / f'gestures/{number}, cut.mp4')
+        lines.append(f'"{number}, cut.mp4",{number % 10},name,city,{number % 6 - 1}')
+    (folder / 'gestures/clips.csv').write_text('\n'.join(lines) + '\n')
+    return folder
+
+
+def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
+    drawn = Study(tmp_path, CONFIGS).runs
+    added = [r for r in Study(tmp_path, CONFIGS, videos=real_videos).runs if r not in drawn]
+    assert len(added) == 5 * len(VIDEO_NETWORKS) * 3
+    assert {run.task for run in added} == {f'gestures.{fold}' for fold in range(5)}
+    with pytest.raises(
+        ValueError, match=r'must hold gestures/clips\.csv or ucf10/clips\.csv, got n'
+    ):
+        _ = Study(tmp_path, CONFIGS, videos=tmp_path).runs
+
+
+def test_a_run_on_real_videos_tests_a_part_and_trains_on_the_others(real_videos, tmp_path):
+    options = dict(iterations=10, batch_size=4)
+    study = Study(tmp_path / 'out', CONFIGS, videos=real_videos, options=options)
+    run = Run('gestures.1', 'sifa_from_scratch', 0)
     study.write(run)
-    labels = 8 if task == 'panning_crop' else 2
-    listed = {}
-    for part in ('train', 'val'):
-        lines = (study.folder(run) / f'{part}_list_videos.txt').read_text().splitlines()
-        listed[part] = [line.split('\t') for line in lines]
-    names = {part: {name for name, _ in rows} for part, rows in listed.items()}
-    assert (len(names['train']), len(names['val'])) == (20, 5)
-    assert not names['train'] & names['val']
-    for part, rows in listed.items():
-        assert sorted(rows) == sorted(
-            [name, str(label)] for name in names[part] for label in range(labels)
-        )
+    lists = {
+        split: (study.folder(run) / f'{split}_list_videos.txt').read_text().splitlines()
+        for split in ('train', 'val')
+    }
+    assert lists['val'] == ['2, cut.mp4\t2', '8, cut.mp4\t8']
+    others = [number for number in range(13) if number not in (2, 8)]
+    assert lists['train'] == [f'{number}, cut.mp4\t{number % 10}' for number in others]
     measured = train_and_test(study.folder(run))
-    assert measured['num_classes'] == labels
-    assert measured['iterations'] == {2: 10, 8: 40}[labels]  # 20 videos, each once with each label
-    assert not measured['by_displacement']
+    assert measured['iterations'] == 11  # each clip four times
+    confusion = np.array(measured['confusion'])
+    assert confusion.sum(axis=1).tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0]
+    assert measured['top1'] == confusion.trace() / 2
+    assert {*measured['disturbed']} == {'shuffled'}
     assert is_finished(study, run)
+    with (real_videos / 'gestures/clips.csv').open('a') as file:
+        file.write('new.mp4,0,name,city,0\n')
+    assert not is_finished(Study(tmp_path / 'out', CONFIGS, videos=real_videos), run)
 
 
-def test_other_videos_are_another_config(motion_data, tmp_path):
-    run, digests = Run('play_order', 'c2d', 0), set()
-    for folder in (motion_data, motion_data / 'videos_train'):
-        digests.add(Study(tmp_path, CONFIGS, videos=folder).digest(run))
-    assert len(digests) == 2
-
-
-def test_held_out_clips_of_videos_are_drawn_anew(motion_data, tmp_path):
-    study = Study(tmp_path, CONFIGS, videos=motion_data, options=ON_VIDEOS | dict(test_clips=40))
-    run = Run('play_order', 'c2d', 0)
+def test_clips_of_test_videos_are_the_same_again_but_for_shuffled_frames(real_videos, tmp_path):
+    study = Study(tmp_path, CONFIGS, videos=real_videos)
+    run = Run('gestures.0', 'tsm', 0)
     study.write(run)
-    clips, again = (DATASETS.build(study.config(run).val_dataloader.dataset) for _ in range(2))
-    assert len(clips) == 40  # 5 videos, 2 labels, 4 times
-    drawn = [clips[idx]['inputs'] for idx in (0, 10, 20)]
-    assert not any(torch.equal(drawn[0], other) for other in drawn[1:])
-    assert torch.equal(again[20]['inputs'], drawn[2])
+    config = study.config(run)
+    test = config.val_dataloader.dataset
+    shuffled = dict(test, **config.disturbances.shuffled)
+    plain, again, other, same = (
+        DATASETS.build(cfg)[0]['inputs'][0] for cfg in (test, test, shuffled, shuffled)
+    )
+    assert plain.shape == (3, 16, 64, 80)
+    assert torch.equal(plain, again)
+    assert torch.equal(other, same)
+    assert not torch.equal(plain, other)
+    in_order, mixed = (sorted(map(float, clip.float().mean((0, 2, 3)))) for clip in (plain, other))
+    assert in_order == mixed
+
+
+def test_all_clips_of_a_set_count_alike():
+    run = dict(num_classes=2, by_displacement={}, offsets=[], loss=[1.0], iterations=9, seconds=6.0)
+    runs = [
+        dict(run, run=f'gestures.{part}-tsm-{seed}', seed=seed, top1=top1,
+             disturbed=dict(shuffled=top1 / 2), confusion=[[clips, 0], [0, 0]])
+        for seed, part, top1, clips in ((0, 0, 1.0, 30), (0, 1, 0.5, 10), (1, 0, 0.5, 30))
+    ]  # fmt: skip
+    summary = summarize(dict(runs=runs, costs=None))
+    tsm = summary['tasks']['gestures']['models']['tsm']
+    assert tsm['seeds'] == [0, 1]
+    assert (tsm['top1']['max'], tsm['top1']['min']) == (35 / 40, 0.5)
+    assert tsm['disturbed']['shuffled']['max'] == 35 / 80
+    assert '| TSM | 68.8' in overview(summary)
+
+
+@pytest.mark.parametrize(
+    ('table', 'message'),
+    [
+        ('file,label\na.mp4,0\n', r"line 2: expected a file, .* the column 'fold', got"),
+        ('file,label,fold\na.mp4,0,0\nb.mp4,up,1\n', 'line 3: expected a file, a label that is'),
+        ('file,label,fold\na.mp4,0,0\n', 'must have clips with fold 0 and others, to train on'),
+    ],
+)
+def test_a_table_of_clips_that_cannot_be_used_says_why(table, message, tmp_path):
+    (tmp_path / 'gestures').mkdir()
+    (tmp_path / 'gestures/clips.csv').write_text(table)
+    with pytest.raises(ValueError, match=message):
+        split_clips(tmp_path, 'gestures', '0')
+
+
+def test_real_videos_need_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r'gestures\.0 needs a folder of videos, --videos'):
+        Study(tmp_path, CONFIGS).config(Run('gestures.0', 'tsm', 0))

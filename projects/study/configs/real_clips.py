@@ -1,0 +1,50 @@
+_base_ = 'schedule.py'
+
+num_classes = 10
+batch_size = 16
+num_frames = 16  # spread over the video
+size = (80, 64)  # width and height
+
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+
+# No flips: they change what a gesture means
+train_pipeline = [
+    dict(type='DecordInit'),
+    dict(type='UniformSample', clip_len=num_frames),
+    dict(type='DecordDecode'),
+    dict(type='RandomResizedCrop', area_range=(0.7, 1.0), aspect_ratio_range=(1.1, 1.4)),
+    dict(type='Resize', scale=size, keep_ratio=False),
+    dict(type='FormatShape', input_format='NCTHW'),
+    dict(type='PackActionInputs', meta_keys=('filename', 'label'))
+]
+val_pipeline = test_pipeline = [
+    train_pipeline[0],
+    dict(type='UniformSample', clip_len=num_frames, test_mode=True),
+    train_pipeline[2],
+    *train_pipeline[4:],
+]
+# What tells how much the order of the frames says
+disturbances = dict(
+    shuffled=dict(
+        pipeline=[*val_pipeline[:3], dict(type='ShuffleFrames'), *val_pipeline[3:]]))
+
+# run.py writes the lists
+videos = dict(type='VideoDataset', data_prefix=dict(video='data'), delimiter='\t')
+loader = dict(batch_size=batch_size, num_workers=0)
+
+train_dataloader = dict(
+    **loader,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='RepeatDataset',
+        times=1,
+        dataset=dict(
+            **videos, ann_file='data/train_list_videos.txt', pipeline=train_pipeline)))
+val_dataloader = test_dataloader = dict(
+    **loader,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        **videos, ann_file='data/val_list_videos.txt', pipeline=val_pipeline, test_mode=True))
+del videos, loader
+
+val_evaluator = test_evaluator = dict(type='AccuracyBy', key='label')

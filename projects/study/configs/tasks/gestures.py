@@ -1,0 +1,1 @@
+_base_ = '../real_clips.py'

@@ -1,0 +1,108 @@
+"""Labelled sets of real videos, in a folder each with a table of its clips."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from mmaction.registry import TRANSFORMS
+from mmcv.transforms import BaseTransform
+
+
+class VideoSet(NamedTuple):
+    """A set of videos, ``NAME/clips.csv`` with columns ``file``, ``label`` and that of the parts.
+
+    Attributes:
+        title: What it asks for.
+        column: The column of the parts.
+        parts: The parts that are tested, each by a network that is trained on all other clips.
+    """
+
+    title: str
+    column: str
+    parts: tuple[str, ...]
+
+
+VIDEO_SETS = {
+    'gestures': VideoSet('name the gesture', 'fold', ('0', '1', '2', '3', '4')),
+    'ucf10': VideoSet('name the exercise', 'split', ('test',)),
+}
+
+
+def sets_in(folder: Path) -> list[str]:
+    """Name the sets that a folder has.
+
+    Args:
+        folder: The folder of the sets' folders.
+
+    Returns:
+        Keys of ``VIDEO_SETS``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = [name for name in VIDEO_SETS if (folder / name / 'clips.csv').is_file()]
+    if not found:
+        expected = ' or '.join(f'{name}/clips.csv' for name in VIDEO_SETS)
+        raise ValueError(f'{folder} must hold {expected}, got neither')
+    return found
+
+
+def split_clips(folder: Path, name: str, part: str) -> dict[str, list[tuple[str, int]]]:
+    """Read which clips of a set train and which test.
+
+    Args:
+        folder: The folder of the sets' folders.
+        name: A key of ``VIDEO_SETS``.
+        part: The part to test.
+
+    Returns:
+        ``train`` and ``val``, for each of their clips the path within the set and the label.
+
+    Raises:
+        ValueError: If a column is missing, a label is no number or a part has no clip.
+    """
+    path, column = folder / name / 'clips.csv', VIDEO_SETS[name].column
+    clips: dict[str, list[tuple[str, int]]] = dict(train=[], val=[])
+    with path.open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows, 2):
+        try:
+            clip = row['file'], int(row['label'])
+            clips['val' if row[column] == part else 'train'].append(clip)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(
+                f'{path}, line {number}: expected a file, a label that is a number and the '
+                f'column {column!r}, got {row}'
+            ) from error
+    if not clips['train'] or not clips['val']:
+        raise ValueError(f'{path} must have clips with {column} {part} and others, to train on')
+    return clips
+
+
+@TRANSFORMS.register_module()
+class ShuffleFrames(BaseTransform):
+    """Put the frames of a clip in another order, that of its number in the data set.
+
+    Put it after the decoding. Required keys are "imgs" and "sample_idx", modified keys are "imgs".
+
+    Example:
+        >>> ShuffleFrames()({'imgs': [1, 2, 3, 4], 'sample_idx': 0})['imgs']
+        [3, 1, 2, 4]
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Reorder ``results['imgs']``.
+
+        Args:
+            results: Results of the pipeline so far.
+
+        Returns:
+            The same dict.
+        """
+        order = np.random.default_rng(results['sample_idx']).permutation(len(results['imgs']))
+        results['imgs'] = [results['imgs'][i] for i in order]
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
