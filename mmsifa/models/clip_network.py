@@ -2,8 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,23 +99,18 @@ class ClipsInProgress:
 
     def run(self, network: nn.Module, frames: Tensor, shape: ClipShape) -> Any:
         """Call a network whose blocks are to know the clips of its frames (N*T, C, H, W)."""
-        with self._computing(shape):
+        before = getattr(self._here, 'forward', None)
+        self._here.forward = shape
+        try:
             output = network(frames)
+        finally:
+            self._here.forward = before
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             for out in tree_leaves(output):
                 if isinstance(out, Tensor) and out.requires_grad:
                     # Say it again in the backward pass, which may compute blocks again.
                     out.register_hook(partial(self._begin_backward, shape))
         return output
-
-    @contextmanager
-    def _computing(self, shape: ClipShape) -> Iterator[None]:
-        before = getattr(self._here, 'forward', None)
-        self._here.forward = shape
-        try:
-            yield
-        finally:
-            self._here.forward = before
 
     def _begin_backward(self, shape: ClipShape, gradient: Tensor) -> None:
         self._here.backward = torch._C._current_graph_task_id(), shape
@@ -166,7 +160,7 @@ class AttentionAfter(nn.Module):
         """Transform a submodule's output, or the first of several: a forward hook."""
         if hasattr(output, '_fields'):  # a named tuple
             return output._replace(**{output._fields[0]: self(output[0])})
-        if isinstance(output, tuple | list):
+        if isinstance(output, (tuple, list)):
             return type(output)([self(output[0]), *output[1:]])
         return self(output)
 

@@ -184,7 +184,7 @@ def _checked(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> Attent
         raise ValueError(f'scale must be a finite number or None, got {scale!r}')
     if scale is None:
         scale = num_heads / c if c else 1.0
-    return options._replace(scale=float(scale))
+    return AttentionOptions(kernel_size, dilation, num_heads, float(scale), options.softmax)
 
 
 def is_autocasting(device: str) -> bool:
