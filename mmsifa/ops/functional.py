@@ -148,8 +148,7 @@ def check_options(kernel_size: int, dilation: int, num_heads: int, softmax: bool
 
 def _checked(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> AttentionOptions:
     """Return the options; a scale of None becomes one over the channels of a head."""
-    options = AttentionOptions(*args)
-    kernel_size, dilation, num_heads, scale, softmax = options
+    kernel_size, dilation, num_heads, scale, softmax = args
     check_options(kernel_size, dilation, num_heads, softmax)
     for name, tensor in (('query', query), ('value', value), ('offset', offset)):
         if not isinstance(tensor, Tensor):
@@ -184,7 +183,7 @@ def _checked(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> Attent
         raise ValueError(f'scale must be a finite number or None, got {scale!r}')
     if scale is None:
         scale = num_heads / c if c else 1.0
-    return AttentionOptions(kernel_size, dilation, num_heads, float(scale), options.softmax)
+    return AttentionOptions(kernel_size, dilation, num_heads, float(scale), softmax)
 
 
 def is_autocasting(device: str) -> bool:
