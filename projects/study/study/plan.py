@@ -263,6 +263,7 @@ class Study:
             return config
         if self.videos is None:
             raise ValueError(f'{run.task} needs a folder of videos, --videos')
+        config.study.videos = str(self.videos.absolute())
         config.clips = split_clips(self.videos, task, part)
         train.times = max(1, round(clips / len(config.clips.train)))
         prefix = dict(video=str((self.videos / task).absolute()))
@@ -317,14 +318,16 @@ def digest(config: Config) -> str:
     """Return a number that is another one for another config.
 
     Args:
-        config: A config of :meth:`Study.config`; the study's folder does not count, nor the modules
-            that are imported.
+        config: A config of :meth:`Study.config`; the study's folder and that of the videos do not
+            count, nor the modules that are imported.
 
     Returns:
         16 hexadecimal digits.
     """
     ignored = ('work_dir', 'custom_imports')
     entries = {key: value for key, value in config.to_dict().items() if key not in ignored}
-    folder = json.dumps(config.study.folder)[1:-1]
-    text = json.dumps(entries, sort_keys=True).replace(folder, '')
+    text = json.dumps(entries, sort_keys=True)
+    for name in ('folder', 'videos'):
+        if name in config.study:
+            text = text.replace(json.dumps(config.study[name])[1:-1], '')
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -155,9 +155,11 @@ def test_a_run_on_real_videos_tests_a_part_and_trains_on_the_others(real_videos,
     assert measured['top1'] == confusion.trace() / 2
     assert {*measured['disturbed']} == {'shuffled'}
     assert is_finished(study, run)
-    with (real_videos / 'gestures/clips.csv').open('a') as file:
+    moved = real_videos.rename(tmp_path / 'moved')
+    assert is_finished(Study(tmp_path / 'out', CONFIGS, videos=moved, options=options), run)
+    with (moved / 'gestures/clips.csv').open('a') as file:
         file.write('new.mp4,0,name,city,0\n')
-    assert not is_finished(Study(tmp_path / 'out', CONFIGS, videos=real_videos), run)
+    assert not is_finished(Study(tmp_path / 'out', CONFIGS, videos=moved, options=options), run)
 
 
 def test_clips_of_test_videos_are_the_same_again_but_for_shuffled_frames(real_videos, tmp_path):
