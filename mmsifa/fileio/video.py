@@ -193,11 +193,13 @@ class VideoReader:
         self._keys = []
         jump = 0  # of the time stamps where recordings were joined
         jumps, expected = False, None
+        # FFmpeg takes what it seeks in these for the time of a frame, in others for its decoding's.
+        by_pts = self._container.format.name.startswith(('mov', 'matroska'))
         for packet in _packets(self._container, self.stream):
             pts, dts, duration = packet.pts, packet.dts, packet.duration or 0
             if packet.is_keyframe and pts is not None:
                 # Where seeking leads there, in the order of time
-                self._keys.append((pts, pts if dts is None else dts))
+                self._keys.append((pts, pts if dts is None or by_pts else dts))
             if dts is not None:
                 if expected is not None and not -1 <= (dts - expected) * self._unit <= 10:
                     jump, jumps = jump + expected - dts, True

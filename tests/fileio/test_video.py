@@ -16,6 +16,7 @@ import pytest
 from mmaction.visualization import ActionVisualizer
 from mmengine.dataset import Compose
 
+from mmsifa.fileio import video
 from mmsifa.fileio.video import UnreadableVideoError, VideoReader, VideoWriter, check_frames
 
 H264 = ('-c:v', 'libx264', '-g', '20', '-bf', '3', '-pix_fmt', 'yuv420p')
@@ -318,6 +319,23 @@ def test_going_back_a_little_costs_no_new_start(files, monkeypatch):
     order = [30, 31, 25, 40, 1, 59, 58, 40]
     assert [number_of(reader[i]) for i in order] == order
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize('name', ['h264.mp4', 'h264.mkv', 'h264.ts', 'h264.flv', 'mpeg4.avi'])
+def test_no_more_is_decoded_than_from_the_last_key_frame_on(files, name, monkeypatch):
+    decoded = []
+    frames = video._frames
+    monkeypatch.setattr(video, '_frames', lambda *args, **kwargs: map(spy, frames(*args, **kwargs)))
+
+    def spy(frame):
+        decoded.append(frame)
+        return frame
+
+    for index in (25, 40, 59):
+        reader = VideoReader(files(name))
+        decoded.clear()
+        assert number_of(reader[index]) == index
+        assert len(decoded) == index % 20 + 1
 
 
 def test_frames_that_differ_after_seeking_are_found(files, monkeypatch):
