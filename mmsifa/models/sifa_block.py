@@ -458,8 +458,9 @@ class SIFA(nn.Module):
 class SIFAWithLayerNorm(nn.Module):
     r"""SIFA behind a layer normalization, added to its input: :math:`x + \mathrm{LN}(z)`.
 
-    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame.
-    The normalization starts with zeros, so that a fresh block leaves its input as it is.
+    Here :math:`z_t` is the inter-frame attention of frame t to t + 1 and zero for the last frame;
+    with ``bidirectional=True`` half of its channels are that to t - 1 and zero for the first. The
+    normalization starts with zeros, so that a fresh block leaves its input as it is.
 
     Args:
         channels: Channels C of the features.
