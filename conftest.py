@@ -40,6 +40,12 @@ def _missing_mmcv():
     return mmcv.unsupported_reason(torch.empty(0))
 
 
+def _missing_triton():
+    from mmsifa.ops import triton
+
+    return None if triton.triton else "needs Triton 3.3 or later: 'pip install triton'"
+
+
 def _missing_slurm():
     programs = ', '.join(missing_programs())
     return programs and f"{programs} not found: 'bash tools/setup_debian.sh slurm' installs Slurm"
@@ -81,7 +87,7 @@ MISSING = {
     'full_mmcv': _missing_mmcv,
     'slurm': _missing_slurm,
     'browser': _missing_browser,
-    'triton': lambda: None if find_spec('triton') else "needs Triton: 'pip install triton'",
+    'triton': _missing_triton,
 }
 
 

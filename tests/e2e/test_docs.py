@@ -204,7 +204,6 @@ ANY = '…'
 # Messages of other versions than those that the tests run with.
 ELSEWHERE = [
     "No module named 'moviepy.editor'",
-    'Please run "pip install future tensorboard" to install the dependencies',
     'is used but incompatible. Please install mmcv>=',
     "'mode'",
     f"can't open file '{ANY}/site-packages/mmsifa/tools/train.py'",
