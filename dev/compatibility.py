@@ -148,12 +148,13 @@ def page(entries: list[dict[str, Any]]) -> str:
         versions = [entry['python'], entry['torch'], engine, mmcv]
         rows.append([*versions, *map(str, counts)])
     days = sorted(entry['date'] for entry in entries)
+    when = ' to '.join(dict.fromkeys([days[0], days[-1]]))
     machines = ' and '.join(sorted({entry['machine'] for entry in entries}))
     head = ['Python', 'PyTorch', 'MMEngine', 'MMCV', 'passed', 'skipped', 'failed']
     return f"""# Tested versions
 
 Written by [dev/compatibility.py](../dev/compatibility.py): the fast tests of `{' '.join(OP)}`, with
-MMAction2 also `{' '.join(TRAINING)}`, on one wheel, {days[0]} to {days[-1]}, {machines}, no GPU.
+MMAction2 also `{' '.join(TRAINING)}`, on a wheel, {when}, {machines}, no GPU.
 MMEngine 0.10.12 and MMCV 2.3.6 are the forks `onedl-*`.
 
 {table(head, rows, words=4)}"""
@@ -172,14 +173,14 @@ def main() -> None:
     args = parser.parse_args()
     results = PAGE.with_suffix('.json')
     entries = json.loads(results.read_text()) if results.exists() else []
+    chosen = [e for e in ENVIRONMENTS if args.only in '-'.join(e) and not args.only_page]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         tests = copy_tests(work / 'tests')
-        chosen = [e for e in ENVIRONMENTS if args.only in '-'.join(e) and not args.only_page]
-        wheel = args.wheel.absolute() if args.wheel or not chosen else build(work)
         for environment in chosen:
             print('Python {}, PyTorch {}, {}'.format(*environment), flush=True)
-            entry = try_out(environment, wheel, tests, work / 'environment')
+            args.wheel = args.wheel or build(work)
+            entry = try_out(environment, args.wheel.absolute(), tests, work / 'environment')
             shutil.rmtree(work / 'environment')
             entries = [e for e in entries if e['asked'] != entry['asked']] + [entry]
             entries.sort(key=lambda entry: entry['asked'])

@@ -71,8 +71,7 @@ def _safe_load(f, *args, **kwargs):
         raise refused(name, str(error)) from None
     except (*_DAMAGED, MemoryError, RuntimeError) as error:  # the latter from torch's zip reader
         raise refused(name, _damage(error)) from None
-    allowed: list = [(stand_in, name) for name, stand_in in STAND_INS.items()]
-    with torch.serialization.safe_globals(allowed):
+    with _stand_ins_alone():
         try:
             return _torch_load(f, *args, **kwargs)
         except _DAMAGED:
@@ -85,6 +84,19 @@ def _safe_load(f, *args, **kwargs):
             except _DAMAGED as error:
                 raise refused(name, _damage(error)) from None
             raise  # the file loads without the caller's arguments, so these are wrong
+
+
+@contextlib.contextmanager
+def _stand_ins_alone() -> Iterator[None]:
+    """Allow torch the stand-ins and not what else somebody has allowed, such as their originals."""
+    allowed: list = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(before)
 
 
 def _damage(error: BaseException) -> str:

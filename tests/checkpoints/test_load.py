@@ -407,6 +407,15 @@ def test_files_load_where_torch_maps_them_by_default(usual_files):
     torch.load(usual_files[0])
 
 
+def test_names_that_somebody_allowed_do_not_replace_the_stand_ins(usual_files):
+    theirs = [getattr, np.dtype, np.ndarray, np._core.multiarray._reconstruct, HistoryBuffer]
+    with torch.serialization.safe_globals(theirs):  # as the fork of MMEngine does
+        before = torch.serialization.get_safe_globals()
+        for path in usual_files:
+            CheckpointLoader.load_checkpoint(str(path), 'cpu', None)
+        assert {*torch.serialization.get_safe_globals()} == {*before}
+
+
 # While a checkpoint is loaded, and after
 
 

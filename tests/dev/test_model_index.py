@@ -1,5 +1,6 @@
-"""The model index and the README's table of models: measured, complete and never stale."""
+"""Model index, table of models and tested versions, which dev/ writes: complete, never stale."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dev import compatibility
 from dev import make_model_index as tool
 from mmsifa.apis.analysis import Clip, clip_of, count_multiply_adds, total
 
@@ -143,3 +145,10 @@ def test_no_accuracy_and_no_weights_are_claimed():
     for model in metafile['Models']:
         assert 'Weights' not in model
         assert [result['Metrics'] for result in model['Results']] == [{}]
+
+
+def test_the_page_of_tested_versions_shows_its_file():
+    entries = json.loads(compatibility.PAGE.with_suffix('.json').read_text())
+    assert compatibility.PAGE.read_text() == compatibility.page(entries)
+    asked = [tuple(entry['asked']) for entry in entries]
+    assert sorted(asked) == sorted(compatibility.ENVIRONMENTS)
