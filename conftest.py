@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 if find_spec('hypothesis'):  # which the tests of the op do without
     from hypothesis import settings
 
-    settings.register_profile('long')  # of tests/fuzz: see tests/helpers/fuzzing.py
+    settings.register_profile('long')  # of tests/fuzz: see test_fuzzed_op.py
     settings.register_profile('short')
 
 ROOT = Path(__file__).parent

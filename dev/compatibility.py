@@ -34,7 +34,7 @@ SIDES = {
     'MMAction2': ('mmengine==0.10.7', 'mmcv-lite==2.1.0', 'mmaction2==1.2.0'),
     'forks': ('onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', 'mmaction2==1.2.0'),
 }
-OF_MMACTION2 = ('decord2', 'opencv-python-headless', 'imageio-ffmpeg', 'tensorboard')
+OF_MMACTION2 = ('decord2', 'opencv-python-headless', 'imageio-ffmpeg', 'tensorboard', 'triton')
 OP = ('tests/ops',)
 TRAINING = ('tests/checkpoints', 'tests/engine')
 

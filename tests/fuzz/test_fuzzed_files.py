@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from mmaction.registry import MODELS
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
+from test_fuzzed_op import examples
 
 from mmsifa.apis.conversion import _released_name, _released_shape, convert_release
 from mmsifa.checkpoints.load import CheckpointError, safe_loading

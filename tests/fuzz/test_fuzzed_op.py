@@ -1,4 +1,7 @@
-"""The op with random arguments, right ones and wrong ones, against the reference."""
+"""The op with random arguments, right ones and wrong ones, against the reference.
+
+``pytest tests/fuzz --hypothesis-profile=long`` gives a hundred times as many, ``short`` a fifth.
+"""
 
 import functools
 import random
@@ -7,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import examples
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsifa.ops import BACKENDS, inter_frame_attention
@@ -17,6 +19,18 @@ from mmsifa.ops.arguments import AttentionOptions
 pytestmark = pytest.mark.slow
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 randoms = st.randoms(use_true_random=False)
+
+
+def examples(count: int) -> settings:
+    """As many examples, the same in each run; other profiles give more, or a fifth of them."""
+    profile = settings.get_current_profile_name()
+    long = profile == 'long'
+    return settings(
+        max_examples=100 * count if long else -(-count // 5) if profile == 'short' else count,
+        derandomize=not long,
+        deadline=None,
+        database=None,
+    )
 
 
 def draw(
