@@ -289,10 +289,10 @@ def tsm():
 
 
 def transformer():
-    arch = dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2))
+    arch = dict(embed_dims=8, depths=(2,), num_heads=(2,))  # not shifted, and shifted
     return tiny_config(
-        backbone=dict(type='SIFATransformer', arch=arch, out_indices=(1,), img_size=40),
-        cls_head=dict(type='I3DHead', num_classes=8, in_channels=16, average_clips='prob'),
+        backbone=dict(type='SIFATransformer', arch=arch, out_indices=(0,), img_size=40),
+        cls_head=dict(type='I3DHead', num_classes=8, in_channels=8, average_clips='prob'),
     )
 
 

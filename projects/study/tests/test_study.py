@@ -20,7 +20,6 @@ from mmengine.config import Config
 
 from study import (
     IMAGE,
-    NETWORKS,
     Run,
     Study,
     format_results,
@@ -33,7 +32,7 @@ from study import (
     work_through,
     write_report,
 )
-from study.plan import CONFIGS
+from study.plan import ALL_NETWORKS, CONFIGS
 
 pytestmark = pytest.mark.slow
 TOOL = CONFIGS.parent / 'run.py'
@@ -228,9 +227,9 @@ def test_a_failed_run_is_named_and_the_others_go_on(
 ):
     shutil.copytree(studied / 'runs' / START, tmp_path / 'runs' / START)
     monkeypatch.setattr(tool, 'measure_costs', lambda *_: {'models': {}, 'failed': []})
-    network = NETWORKS['temporal_conv']
+    network = ALL_NETWORKS['temporal_conv']
     broken = network.changes | {'model.backbone.num_heads': 2}
-    monkeypatch.setitem(NETWORKS, 'temporal_conv', network._replace(changes=broken))
+    monkeypatch.setitem(ALL_NETWORKS, 'temporal_conv', network._replace(changes=broken))
     bad, good = 'direction-temporal_conv-0', 'direction-c2d-0'
     with pytest.raises(SystemExit, match=f'{bad}: ValueError: between_frames') as error:
         tool.main(command(tmp_path, only=[bad, good]))
