@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import table
+from mmsifa.installation import ALONE
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs/compatibility.md'
@@ -31,8 +32,8 @@ PAGE = ROOT / 'docs/compatibility.md'
 # PyTorch, so without compiled operators.
 SIDES = {
     'op alone': (),
-    'MMAction2': ('mmengine==0.10.7', 'mmcv-lite==2.1.0', 'mmaction2==1.2.0'),
-    'forks': ('onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', 'mmaction2==1.2.0'),
+    'MMAction2': tuple(ALONE.values()),
+    'forks': ('onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', ALONE['mmaction']),
 }
 OF_MMACTION2 = ('decord2', 'opencv-python-headless', 'imageio-ffmpeg', 'tensorboard', 'triton')
 OP = ('tests/ops',)

@@ -16,7 +16,7 @@ _BESIDE = {
     'cv2': 'opencv-python-headless',
     'decord': 'decord2',
 }
-_ALONE = {
+ALONE = {
     'mmengine': 'mmengine==0.10.7',
     'mmcv': 'mmcv-lite==2.1.0',
     'mmaction': 'mmaction2==1.2.0',
@@ -32,7 +32,7 @@ def install_commands() -> list[str]:
     pip = f'{python} -m pip install' if find_spec('pip') else f'uv pip install --python {python}'
     lacking = {
         command: [packages[name] for name in packages if find_spec(name) is None]
-        for command, packages in ((pip, _BESIDE), (f'{pip} --no-deps', _ALONE))
+        for command, packages in ((pip, _BESIDE), (f'{pip} --no-deps', ALONE))
     }
     return [
         ' '.join([command, *dict.fromkeys(lacking[command])])
@@ -50,7 +50,7 @@ def require_mmaction2(what: str) -> None:
     Raises:
         ImportError: If one of the packages is not installed; it says how to get them.
     """
-    needed = (*_ALONE, 'av', 'cv2', 'importlib_metadata')
+    needed = (*ALONE, 'av', 'cv2', 'importlib_metadata')
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ImportError(

@@ -72,7 +72,7 @@ def test_prints_what_installs_the_missing_packages(capsys, monkeypatch, root):
         return capsys.readouterr().out.split('\n')[:-1]
 
     pip = f'{sys.executable} -m pip install'
-    beside, alone = printed(*installation._BESIDE, *installation._ALONE)
+    beside, alone = printed(*installation._BESIDE, *installation.ALONE)
     assert beside == f"{pip} 'mmsifa[mmaction2,mim]' opencv-python-headless decord2"
     pinned = alone.removeprefix(f'{pip} --no-deps ').split()
     assert len(pinned) == 3
