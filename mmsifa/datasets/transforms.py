@@ -136,7 +136,9 @@ class ClipColorJitter(ClipTransform):
                 hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)
                 hsv[..., 0] += np.uint8(turn % 256)
                 img = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-            outputs.append(_recolour(img, *after))
+            if (after != 1).any() or not turn:
+                img = _recolour(img, *after)
+            outputs.append(img)
         return outputs
 
     def _transform_tensor(self, imgs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from math import inf
 from typing import Any, BinaryIO
 
 import av
@@ -177,10 +178,18 @@ class VideoReader:
         self._size = self.stream.width, self.stream.height
         if self._size == (1, 1):
             raise UnreadableVideoError('its frames have one pixel, expected more')
-        self._frames = _frames(self._container, self.stream)
-        self._position = -1  # of the last frame decoded
+        self._start()
         # Frames, where going back costs a new start
         self._recent = deque[Any](maxlen=max(1, _RECENT // (2 * self._size[0] * self._size[1])))
+
+    def _start(self, from_key_frame: bool = False) -> None:
+        """Decode from where the file is, or from the next key frame on."""
+        self._position = -1  # of the last frame decoded
+        self._left_out: set[int] = set()  # time stamps of frames that were not decoded
+        self._wanted = [-inf]  # the time stamp before which frames may be left out
+        self._frames = _frames(
+            self._container, self.stream, self._wanted, self._left_out, from_key_frame
+        )
 
     def _index(self) -> tuple[int, list[int] | None, list[float], float]:
         """Count the frames.
@@ -219,7 +228,7 @@ class VideoReader:
             stamps = [pts for pts, _, _ in shown]
             return len(shown), stamps, self._seconds(stamps), shown[-1][1] * self._unit
         self._open()
-        decoded = [frame.pts for frame in self._frames]
+        decoded = [frame.pts for frame, _ in self._frames]
         ordered = None not in decoded and all(a <= b for a, b in pairwise(decoded))
         if not guessed and not jumps and ordered:
             unique = len(set(decoded)) == len(decoded)
@@ -238,10 +247,10 @@ class VideoReader:
 
     def _frame(self, index: int) -> Any:
         """Return the frame of a number."""
-        frame = None
+        found = None
         if self._stamps is not None:
-            frame = self._frame_by_stamp(index, self._stamps)
-            if frame is None:
+            found = self._frame_by_stamp(index, self._stamps)
+            if found is None:
                 self._open()
                 decoded = sum(1 for _ in self._frames)
                 if decoded != len(self):
@@ -251,59 +260,59 @@ class VideoReader:
                     )
                 self._stamps = None
                 self._open()
-        if frame is None:
-            frame = self._frame_by_order(index)
-        if frame.is_corrupt:
-            raise UnreadableVideoError(f'frame {index} is damaged')
+        frame, damaged = found or self._frame_by_order(index)
+        if damaged:
+            raise UnreadableVideoError(f'frame {index} or one that it needs is damaged')
         return frame
 
-    def _frame_by_order(self, index: int) -> Any:
+    def _frame_by_order(self, index: int) -> tuple[Any, bool]:
         if 0 <= self._position - index < len(self._recent):
             return self._recent[index - self._position - 1]
         if self._position >= index:
             self._open()
-        for frame in self._frames:
+        for found in self._frames:
             self._position += 1
-            self._recent.append(frame)
+            self._recent.append(found)
             if self._position == index:
-                return frame
+                return found
         raise UnreadableVideoError(f'it decodes to {self._position + 1} frames, then to others')
 
-    def _frame_by_stamp(self, index: int, stamps: list[int]) -> Any:
+    def _frame_by_stamp(self, index: int, stamps: list[int]) -> tuple[Any, bool] | None:
         """Return the frame of a number; None if the time stamps lead to no such frame."""
         key = bisect_right(self._keys, stamps[index], key=lambda stamp: stamp[0]) - 1
         behind = self._position < index and (
             key < 0 or self._keys[key][0] <= stamps[self._position + 1]
         )
-        if behind and (frame := self._advance(index, stamps)):
-            return frame
+        if behind and (found := self._advance(index, stamps)):
+            return found
         for start in (key, key - 1):
             if start >= 0:
                 try:
                     self._container.seek(self._keys[start][1], stream=self.stream)
                 except FFmpegError:
                     break
-                self._frames = _frames(self._container, self.stream, from_key_frame=True)
-                self._position = -1
-                if frame := self._advance(index, stamps):
-                    return frame
+                self._start(from_key_frame=True)
+                if found := self._advance(index, stamps):
+                    return found
         self._open()
         return self._advance(index, stamps)
 
-    def _advance(self, index: int, stamps: list[int]) -> Any:
+    def _advance(self, index: int, stamps: list[int]) -> tuple[Any, bool] | None:
         """Decode up to a frame; return None where it does not come or another one is missing."""
-        for frame in self._frames:
+        self._wanted[0] = stamps[index]
+        for frame, damaged in self._frames:
             number = len(stamps) if frame.pts is None else bisect_left(stamps, frame.pts)
             known = number < len(stamps) and stamps[number] == frame.pts
             if self._position == -1:
                 known = known and (number == 0 or frame.key_frame)
             else:
-                known = known and self._position == number - 1
+                passed = stamps[self._position + 1 : number]
+                known = known and self._position < number and self._left_out.issuperset(passed)
             if not known or number > index:
                 return None
             self._position = number
             if number == index:
-                return frame
+                return frame, damaged
         return None
 
     def _rgb(self, frame: Any) -> NDArray[np.uint8]:
@@ -330,15 +339,55 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         raise _unreadable(error) from error
 
 
-def _frames(container: Any, stream: Any, from_key_frame: bool = False) -> Iterator[Any]:
-    """Yield the frames from where a file is, or from the next key frame on."""
+def _frames(
+    container: Any, stream: Any, wanted: list[float], left_out: set[int], from_key_frame: bool
+) -> Iterator[tuple[Any, bool]]:
+    """Yield the frames from where a file is, or from the next key frame on.
+
+    Args:
+        container: PyAV's container.
+        stream: Its stream.
+        wanted: The time stamp before which frames that no other one needs are left out; the list
+            is read before each packet.
+        left_out: Gets the time stamps of these.
+        from_key_frame: Whether to start at the next key frame.
+
+    Yields:
+        A frame, and whether it or one since the last key frame is damaged.
+    """
+    extra = stream.codec_context.extradata or b''
+    length = extra[4] % 4 + 1 if extra[:1] == b'\1' and len(extra) > 4 else 0
+    damaged = False
     try:
         for packet in container.demux(stream):
             from_key_frame = from_key_frame and not packet.is_keyframe
-            if not from_key_frame:
-                yield from packet.decode()
+            early = packet.pts is not None and packet.pts < wanted[0]
+            if early and stream.codec_context.name == 'h264' and not _needed(bytes(packet), length):
+                left_out.add(packet.pts)
+            elif not from_key_frame:
+                for frame in packet.decode():  # those after a damaged one are not marked
+                    damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+                    yield frame, damaged
     except FFmpegError as error:
         raise _unreadable(error) from error
+
+
+def _needed(packet: bytes, length: int) -> bool:
+    """Return whether other frames may need that of a packet of H.264.
+
+    Args:
+        packet: Its bytes.
+        length: How many of them tell the length of each unit; 0 if units begin with 0, 0, 1.
+    """
+    if length:
+        headers, start = [], 0
+        while start + length < len(packet):
+            headers.append(packet[start + length])
+            start += length + int.from_bytes(packet[start : start + length], 'big')
+    else:
+        headers = [unit[0] for unit in packet.split(b'\0\0\1')[1:] if unit]
+    slices = [header for header in headers if 1 <= header % 32 <= 5]
+    return not slices or any(header >> 5 for header in slices)  # nal_ref_idc
 
 
 def check_frames(reader: VideoReader, thorough: bool = False) -> None:

@@ -7,9 +7,11 @@ import re
 import subprocess
 import threading
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -321,21 +323,56 @@ def test_going_back_a_little_costs_no_new_start(files, monkeypatch):
     assert len(opened) == 1
 
 
-@pytest.mark.parametrize('name', ['h264.mp4', 'h264.mkv', 'h264.ts', 'h264.flv', 'mpeg4.avi'])
-def test_no_more_is_decoded_than_from_the_last_key_frame_on(files, name, monkeypatch):
-    decoded = []
+@pytest.fixture
+def decoded(monkeypatch):
+    """A list to which each frame is added that is decoded."""
+    found = []
     frames = video._frames
-    monkeypatch.setattr(video, '_frames', lambda *args, **kwargs: map(spy, frames(*args, **kwargs)))
 
     def spy(frame):
-        decoded.append(frame)
+        found.append(frame)
         return frame
 
+    monkeypatch.setattr(video, '_frames', lambda *args: map(spy, frames(*args)))
+    return found
+
+
+@pytest.mark.parametrize('name', ['h264.mp4', 'h264.mkv', 'h264.ts', 'h264.flv', 'mpeg4.avi'])
+def test_no_more_is_decoded_than_from_the_last_key_frame_on(files, name, decoded):
     for index in (25, 40, 59):
         reader = VideoReader(files(name))
         decoded.clear()
         assert number_of(reader[index]) == index
-        assert len(decoded) == index % 20 + 1
+        if name.startswith('h264') and index % 20:  # without frames that no other one needs
+            assert 0 < len(decoded) <= index % 20
+        else:
+            assert len(decoded) == index % 20 + 1
+
+
+def test_frames_that_clips_share_are_decoded_once(files, decoded):
+    clips = [*range(20, 36), *range(28, 44), *range(24, 40)]
+    images = VideoReader(files('h264.mp4')).get_batch(clips)
+    assert [number_of(image) for image in images] == clips
+    assert len(decoded) == 24
+
+
+def test_no_frame_comes_that_needs_a_damaged_one(files):
+    good = files('h264.mp4').read_bytes()
+    with av.open(str(files('h264.mp4'))) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+    kinds = set()
+    for packet in packets[20:36]:  # from the second key frame on
+        middle, end = packet.pos + packet.size // 2, packet.pos + packet.size
+        reader = VideoReader(BytesIO(good[:middle] + bytes(end - middle) + good[end:]))
+        assert [number_of(reader[i]) for i in (5, 45)] == [5, 45]
+        needed = packet.is_keyframe or good[packet.pos + 4] >> 5 > 0  # nal_ref_idc
+        kinds.add(needed)
+        if needed:
+            with pytest.raises(UnreadableVideoError):
+                reader[37]
+        else:
+            assert number_of(reader[37]) == 37
+    assert len(kinds) == 2
 
 
 def test_frames_that_differ_after_seeking_are_found(files, monkeypatch):
