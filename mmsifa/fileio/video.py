@@ -166,16 +166,22 @@ class VideoReader:
             raise UnreadableVideoError('the file is empty')
         self._file.seek(0)
         try:  # as a file whose name says nothing and which may open no others, as playlists do
-            self._container = av.open(self._file, options=dict(protocol_whitelist='none'))
+            self._container = av.open(
+                self._file, options=dict(protocol_whitelist='none'), metadata_errors='replace'
+            )
         except FFmpegError as error:
             raise _unreadable(error) from error
         self.stream: Any = self._container.streams.best('video')
         if self.stream is None or self.stream.disposition & Disposition.attached_pic:
             raise UnreadableVideoError('it has no video, expected a file with one')
+        if self.stream.codec_context is None:
+            raise UnreadableVideoError('FFmpeg knows no decoder for its video')
         self.stream.thread_type = 'AUTO' if self._num_threads > 1 else 'NONE'
         self.stream.codec_context.thread_count = self._num_threads
         self._unit = float(self.stream.time_base)
         self._size = self.stream.width, self.stream.height
+        if not all(self._size):
+            raise UnreadableVideoError('it does not tell the size of its frames')
         if self._size == (1, 1):
             raise UnreadableVideoError('its frames have one pixel, expected more')
         self._start()
@@ -205,6 +211,8 @@ class VideoReader:
         # FFmpeg takes what it seeks in these for the time of a frame, in others for its decoding's.
         by_pts = self._container.format.name.startswith(('mov', 'matroska'))
         for packet in _packets(self._container, self.stream):
+            if not packet.size:
+                continue
             pts, dts, duration = packet.pts, packet.dts, packet.duration or 0
             if packet.is_keyframe and pts is not None:
                 # Where seeking leads there, in the order of time
@@ -333,10 +341,13 @@ class VideoReader:
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream, and an empty one at the end."""
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        yield from container.demux(stream)
     except FFmpegError as error:
         raise _unreadable(error) from error
+    except IndexError:  # of PyAV after the end, where a stream appeared that the header lacks
+        return
 
 
 def _frames(
@@ -359,7 +370,7 @@ def _frames(
     length = extra[4] % 4 + 1 if extra[:1] == b'\1' and len(extra) > 4 else 0
     damaged = False
     try:
-        for packet in container.demux(stream):
+        for packet in _packets(container, stream):
             from_key_frame = from_key_frame and not packet.is_keyframe
             early = packet.pts is not None and packet.pts < wanted[0]
             if early and stream.codec_context.name == 'h264' and not _needed(bytes(packet), length):

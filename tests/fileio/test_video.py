@@ -18,6 +18,7 @@ import pytest
 from mmaction.visualization import ActionVisualizer
 from mmengine.dataset import Compose
 
+from mmsifa.datasets.reading_process import read_in_process
 from mmsifa.fileio import video
 from mmsifa.fileio.video import UnreadableVideoError, VideoReader, VideoWriter, check_frames
 
@@ -373,6 +374,36 @@ def test_no_frame_comes_that_needs_a_damaged_one(files):
         else:
             assert number_of(reader[37]) == 37
     assert len(kinds) == 2
+
+
+def outcomes(path):
+    """Yield what comes of damaged copies of a video: how many of the frames asked for are right."""
+    good = Path(path).read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        garbled = bytearray(good)
+        for place in rng.integers(0, rng.choice([len(good), 3000]), rng.integers(1, 30)):
+            garbled[place] = rng.integers(256)
+        for bad in (garbled, good[: rng.integers(1, len(good))]):
+            try:
+                reader = VideoReader(BytesIO(bad))
+                places = rng.permutation(len(reader))[:8].tolist()
+                yield np.mean([number_of(reader[i]) == i for i in places])
+            except UnreadableVideoError:
+                yield 'refused'
+
+
+@pytest.mark.parametrize('name', ['xvid.avi', 'mpeg4.avi', 'mjpeg.avi', 'h264.avi', 'h264.flv'])
+def test_no_damage_crashes_the_decoder(files, name):
+    found = read_in_process(outcomes, files(name))
+    assert len(found) == 40
+    assert {'refused', 1} <= set(found)
+
+
+def test_a_video_without_a_decoder_is_an_error(files):
+    good = files('mpeg4.avi').read_bytes()
+    with pytest.raises(UnreadableVideoError, match='FFmpeg knows no decoder for its video'):
+        VideoReader(BytesIO(good.replace(b'FMP4', b'ZZZZ')))
 
 
 def test_frames_that_differ_after_seeking_are_found(files, monkeypatch):
