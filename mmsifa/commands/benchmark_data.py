@@ -6,7 +6,7 @@ process grows. Says what to do about it. --out also writes the numbers and a pic
 
 Example:
     mmsifa benchmark-data sifa_r50_k400 --clips-per-second 300 --out costs.json
-    mmsifa benchmark-data config.py train.txt --data-root videos/
+    mmsifa benchmark-data config.py train.txt --data-root videos/ --measure-training
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--clips', type=int, default=2000, help='clips to time the steps of (%(default)s)')
     add('--workers', type=int, nargs='+', help='numbers of workers (0, 1, 2, 4, ... cores)')
     add('--seconds', type=float, default=10, help='for each number of workers (%(default)s)')
-    add('--clips-per-second', type=float, help='that the training takes')
+    training = parser.add_mutually_exclusive_group()
+    training.add_argument('--clips-per-second', type=float, help='that the training takes')
+    training.add_argument(
+        '--measure-training',
+        action='store_true',
+        help="measure them: the config's training step and batch, for --seconds at least",
+    )
     add('--out', type=Path, help='NAME.json to write, with NAME.png beside it')
     add('--cfg-options', nargs='+', action=ConfigOptions, help='changes of the config, KEY=VALUE')
 
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Measure, print and write."""
     import cv2
 
-    from mmsifa.fileio.video import UnreadableVideoError
+    from mmsifa.apis import load_config
 
     cores = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count() or 1
     workers = args.workers or [0, *(2**power for power in range(cores.bit_length()))]
@@ -65,7 +71,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         for path in filter(None, (args.out, picture)):
             check_writable(path)
-        data, folders = training_data(args)
+        config = load_config(args.config, args.cfg_options)
+        data, folders = training_data(args, config)
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a package is missing
         parser.error(str(error))
 
@@ -73,7 +80,11 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         report = step_costs(data, args.clips)
         report['loaders'] = loaders(data, workers, args.seconds)
-    except (UnreadableVideoError, RuntimeError) as error:  # RuntimeError: a killed worker
+        if args.measure_training:
+            shape = tuple(data[0]['inputs'].shape)
+            report['training'] = training_speed(config, shape, args.seconds)
+            args.clips_per_second = report['training']['clips_per_second']
+    except (RuntimeError, ValueError) as error:  # of a video, a killed worker, the network
         said = str(error).strip().splitlines()[-1]
         parser.exit(1, f'{parser.prog}: {said}\n')
     except KeyboardInterrupt:
@@ -93,15 +104,13 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def training_data(args: argparse.Namespace) -> tuple[Any, list[str]]:
+def training_data(args: argparse.Namespace, config: Any) -> tuple[Any, list[str]]:
     """Build the training data that the arguments name; return it and the folders of its files."""
     from mmaction.registry import DATASETS
     from mmengine.registry import DefaultScope
 
-    from mmsifa.apis import load_config
     from mmsifa.fileio.config_files import config_errors
 
-    config = load_config(args.config, args.cfg_options)
     with config_errors():
         dataset = inner = config.train_dataloader.dataset
         while 'dataset' in inner:  # one that repeats another
@@ -243,6 +252,32 @@ def loaders(data: Any, numbers: list[int], seconds: float) -> list[dict[str, flo
     return found
 
 
+def training_speed(config: Any, shape: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    """Run the config's training step on random clips, on a GPU if there is one."""
+    import time
+
+    import torch
+
+    from mmsifa.apis.analysis import MeasuredNetwork
+    from mmsifa.fileio.config_files import config_errors
+
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    mixed = config.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper'
+    dtype, size = 'bfloat16' if mixed else 'float32', config.train_dataloader.batch_size
+    with progress_bar() as bar:
+        bar.add_task('Training', total=None)
+        with config_errors():
+            network = MeasuredNetwork(config, shape, device, dtype, size)
+        network.training_step()  # warms up
+        start, clips, elapsed = time.perf_counter(), 0, 0.0
+        while not clips or elapsed < seconds:
+            network.training_step()
+            clips += size
+            elapsed = time.perf_counter() - start
+    speed = round(clips / elapsed, 2)
+    return {'device': device, 'dtype': dtype, 'batch_size': size, 'clips_per_second': speed}
+
+
 def advice(report: dict[str, Any]) -> list[str]:
     """Return what follows from the numbers, a sentence each."""
     *steps, whole = report['steps']
@@ -253,6 +288,11 @@ def advice(report: dict[str, Any]) -> list[str]:
         return sum(step['wall_ms']['mean'] for step in found) / total
 
     said = [f'A core loads {1000 / cpu:.1f} clips a second']
+    if step := report.get('training'):
+        said.append(
+            f'A training step takes {step["batch_size"]} clips, {step["clips_per_second"]:g} a '
+            f'second ({step["device"]}, {step["dtype"]})'
+        )
     if wanted := report.get('training_clips_per_second'):
         said.append(f'{wanted:g} clips a second take {math.ceil(wanted * cpu / 1000)} cores')
         enough = [each['workers'] for each in report['loaders'] if not each['training_waits']]

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+import torch
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
@@ -178,6 +179,16 @@ def test_the_advice_follows_from_the_numbers():
     ]
 
 
+def test_the_training_is_measured_by_steps_of_the_configs_batch(benchmark):
+    small = "_base_ = 'mmsifa::sifa_tiny_motion.py'\ntrain_dataloader = dict(batch_size=2)"
+    _, printed, report = benchmark(small, '--measure-training')
+    speed = report['training'].pop('clips_per_second')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    assert report['training'] == {'device': device, 'dtype': 'float32', 'batch_size': 2}
+    assert f'A training step takes 2 clips, {speed:g} a second ({device}, float32)' in printed
+    assert report['training_clips_per_second'] == speed > 0
+
+
 @pytest.mark.parametrize(
     ('config', 'arguments', 'code', 'message'),
     [
@@ -195,6 +206,8 @@ def test_the_advice_follows_from_the_numbers():
             1,
             ".mp4 does not load (SampleFrames: 'total_frames')",
         ),
+        (VIDEOS, ['--measure-training'], 1, "missing 1 required positional argument: 'backbone'"),
+        (VIDEOS, ['--measure-training', '--clips-per-second', '3'], 2, 'not allowed with argument'),
         (resting(seconds=-1), [], 2, 'Install pytorchvideo'),
         (resting(crashes=True), [], 1, 'it crashes the decoder (SIGKILL)'),
     ],

@@ -47,7 +47,7 @@ class MeasuredNetwork:
         config: The recognizer's config. Its optimizer, gradient clipping and parameter groups are
             used, SGD with momentum where it has none; its mixed precision and its accumulation of
             gradients are not.
-        clip: Its input.
+        clip: Its input, or the shape of that.
         device: Where it runs.
         dtype: ``'float32'``, or ``'bfloat16'`` for autocast.
         batch_size: Clips of a batch.
@@ -64,7 +64,7 @@ class MeasuredNetwork:
     def __init__(
         self,
         config: Config,
-        clip: Clip,
+        clip: Clip | tuple[int, ...],
         device: str = 'cpu',
         dtype: str = 'float32',
         batch_size: int = 1,
@@ -75,10 +75,11 @@ class MeasuredNetwork:
         for module in self.model.modules():
             if isinstance(module, OffsetConv):
                 nn.init.normal_(module.weight, std=0.03)
+        shape = clip.shape if isinstance(clip, Clip) else clip
         rng = np.random.default_rng(0)
         self.batch = {
             'inputs': [
-                torch.from_numpy(rng.integers(0, 256, clip.shape, dtype=np.uint8))
+                torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
                 for _ in range(batch_size)
             ],
             'data_samples': [ActionDataSample().set_gt_label(0) for _ in range(batch_size)],
