@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import Library, custom_op
+from torch.library import Library, infer_schema, register_autograd, register_fake
 from torch.utils.flop_counter import register_flop_formula
 
 from mmsifa.ops.arguments import AttentionOptions, new_channels_last
 from mmsifa.ops.backends import choose
 
 
-@custom_op('mmsifa::inter_frame_attention', mutates_args=())
-def inter_frame_attention(
+def _forward(
     query: Tensor,
     value: Tensor,
     offset: Tensor,
@@ -28,8 +27,7 @@ def inter_frame_attention(
     return _with_channels_last(choose(backend, query).forward(query, value, offset, options))
 
 
-@custom_op('mmsifa::inter_frame_attention_backward', mutates_args=())
-def inter_frame_attention_backward(
+def _backward(
     d_out: Tensor,
     query: Tensor,
     value: Tensor,
@@ -53,13 +51,11 @@ def _with_channels_last(x: Tensor) -> Tensor:
     return x if x.stride() == target.stride() else target.copy_(x)
 
 
-@inter_frame_attention.register_fake
-def _(query, value, offset, *options):
+def _fake_forward(query, value, offset, *options):
     return new_channels_last(query)
 
 
-@inter_frame_attention_backward.register_fake
-def _(d_out, query, value, offset, *options):
+def _fake_backward(d_out, query, value, offset, *options):
     return tuple(map(new_channels_last, (query, value, offset)))
 
 
@@ -73,16 +69,10 @@ def _differentiate(ctx, d_out):
     return *grads, *(None for _ in ctx.options)
 
 
-inter_frame_attention.register_autograd(_differentiate, setup_context=_save_inputs)
-
-
 def _refuse(ctx, *grads):
     raise RuntimeError(
         'inter_frame_attention has first derivatives only: call it without create_graph=True'
     )
-
-
-inter_frame_attention_backward.register_autograd(_refuse)
 
 
 def _promote(query, value, offset, *options):
@@ -94,6 +84,19 @@ def _promote(query, value, offset, *options):
 
 
 _library = Library('mmsifa', 'FRAGMENT')
+# What torch.library.custom_op does, without its checks at each call.
+for _name, _function, _fake, _differentiable in (
+    ('inter_frame_attention', _forward, _fake_forward, (_differentiate, _save_inputs)),
+    ('inter_frame_attention_backward', _backward, _fake_backward, (_refuse, None)),
+):
+    _schema = infer_schema(_function, mutates_args=())
+    _library.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
+    _library.impl(_name, _function, 'CompositeExplicitAutograd')
+    register_fake(f'mmsifa::{_name}', _fake)
+    register_autograd(f'mmsifa::{_name}', _differentiable[0], setup_context=_differentiable[1])
+inter_frame_attention = torch.ops.mmsifa.inter_frame_attention.default
+inter_frame_attention_backward = torch.ops.mmsifa.inter_frame_attention_backward.default
+
 for _key in ('AutocastCPU', 'AutocastCUDA'):
     _library.impl('inter_frame_attention', _promote, _key)
 
