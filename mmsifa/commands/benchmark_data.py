@@ -281,11 +281,11 @@ def training_speed(config: Any, shape: tuple[int, ...], seconds: float) -> dict[
 def advice(report: dict[str, Any]) -> list[str]:
     """Return what follows from the numbers, a sentence each."""
     *steps, whole = report['steps']
-    total, cpu = whole['wall_ms']['mean'], whole['cpu_ms']['mean']
+    cpu = whole['cpu_ms']['mean']
 
     def share(*names: str) -> float:
         found = [step for step in steps if any(name in step['step'] for name in names)]
-        return sum(step['wall_ms']['mean'] for step in found) / total
+        return sum(step['cpu_ms']['mean'] for step in found) / cpu
 
     said = [f'A core loads {1000 / cpu:.1f} clips a second']
     if step := report.get('training'):
