@@ -6,13 +6,12 @@ process grows. Says what to do about it. --out also writes the numbers and a pic
 
 Example:
     mmsifa benchmark-data sifa_r50_k400 --clips-per-second 300 --out costs.json
-    mmsifa benchmark-data config.py train.txt --data-root videos/ --measure-training
+    mmsifa benchmark-data config.py list.txt --data-root . --measure-training
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import math
 import os
@@ -174,7 +173,6 @@ def timed_clips(data: Any, clips: int) -> Iterator[tuple[dict[str, tuple], float
         pipeline.transforms = [TimedStep(step) for step in pipeline.transforms]
         steps += pipeline.transforms
     names = [f'{place} {step.name}' for place, step in enumerate(steps, 1)]
-    gc.collect()  # the garbage of the process that forked; if freed later, it would hide growth
     rng = np.random.default_rng(0)
     np.random.seed(0)  # noqa: NPY002  (what transforms draw from)
     for index in rng.integers(len(data), size=clips).tolist():

@@ -1,5 +1,6 @@
 """Reading of videos in processes of their own, which a file may crash."""
 
+import gc
 import os
 import pickle
 import signal
@@ -192,6 +193,7 @@ def _uninterrupted() -> Iterator[None]:
 
 def _run(end: Connection, target: Callable[..., Iterator], args: tuple) -> None:
     """Send what a generator yields, as (False, item), and how it ended, as (True, error)."""
+    gc.freeze()  # what the other process left: a decoder waits for threads that are not here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops this one
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -18,6 +18,7 @@ import pytest
 from mmaction.visualization import ActionVisualizer
 from mmengine.dataset import Compose
 
+from mmsifa.datasets import reading_process
 from mmsifa.datasets.reading_process import read_in_process
 from mmsifa.fileio import video
 from mmsifa.fileio.video import UnreadableVideoError, VideoReader, VideoWriter, check_frames
@@ -398,6 +399,23 @@ def test_no_damage_crashes_the_decoder(files, name):
     found = read_in_process(outcomes, files(name))
     assert len(found) == 40
     assert {'refused', 1} <= set(found)
+
+
+def collected(path):
+    yield gc.collect() >= 0
+
+
+def test_a_process_does_not_collect_the_decoders_of_the_one_that_forked_it(files, monkeypatch):
+    monkeypatch.setattr(reading_process, 'TIMEOUT', 20)
+    gc.disable()
+    try:
+        garbage = [VideoReader(files('h264.mp4'), num_threads=2)]
+        assert number_of(garbage[0][5]) == 5
+        garbage.append(garbage)
+        del garbage
+        assert read_in_process(collected, files('h264.mp4')) == [True]
+    finally:
+        gc.enable()
 
 
 def test_a_video_without_a_decoder_is_an_error(files):
