@@ -110,13 +110,17 @@ class VideoReader:
             yield self[index]
 
     def get_batch(self, indices: Sequence[int] | NDArray) -> NDArray[np.uint8]:
+        """Return frames by their numbers, as :meth:`frames` does, (len(indices), H, W, 3)."""
+        return np.stack(self.frames(indices))
+
+    def frames(self, indices: Sequence[int] | NDArray) -> list[NDArray[np.uint8]]:
         """Return frames by their numbers, which may repeat and be in any order.
 
         Args:
             indices: Numbers from 0 on.
 
         Returns:
-            The frames, (len(indices), H, W, 3).
+            The frames, each (H, W, 3) and with memory of its own, of which rows may lie apart.
 
         Raises:
             IndexError: If a number is below 0 or there are not as many frames.
@@ -128,7 +132,11 @@ class VideoReader:
             raise IndexError(f'expected frames 0 to {len(self) - 1}, got {wrong[0]}')
         with self._lock:
             frames = {number: self._rgb(self._frame(number)) for number in sorted(set(numbers))}
-        return np.stack([frames[number] for number in numbers])
+        last = {number: place for place, number in enumerate(numbers)}
+        return [
+            frames[number] if place == last[number] else frames[number].copy()
+            for place, number in enumerate(numbers)
+        ]
 
     def decoded(self, index: int) -> Any:
         """Return a frame as PyAV's ``VideoFrame``, in its own colours, not turned.
@@ -325,14 +333,17 @@ class VideoReader:
 
     def _rgb(self, frame: Any) -> NDArray[np.uint8]:
         width, height = self._size
-        rgb: Any = self._reformatter.reformat(
+        converted: Any = self._reformatter.reformat(
             frame,
             width,
             height,
             'rgb24',
             interpolation=Interpolation.BICUBIC,
             threads=self._num_threads,
-        ).to_ndarray()
+        )
+        rgb = converted.to_ndarray()
+        if converted is frame:  # others may be decoded from it
+            rgb = rgb.copy()
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)
         return rgb if matrix is None else turn(rgb, np.frombuffer(matrix, np.int32))
 

@@ -358,6 +358,19 @@ def test_frames_that_clips_share_are_decoded_once(files, decoded):
     assert len(decoded) == 24
 
 
+@pytest.mark.parametrize(
+    'codec', [H264, ('-c:v', 'cinepak', '-pix_fmt', 'rgb24')], ids=['converted', 'as stored']
+)
+def test_whoever_draws_on_a_frame_changes_no_other(codec, tmp_path):
+    encode(*codec)(tmp_path / 'video.mov')
+    reader = VideoReader(tmp_path / 'video.mov')
+    first, again = reader.frames([5, 5])
+    first[:] = 0
+    assert number_of(again) == 5
+    again[:] = 0
+    assert [number_of(reader[i]) for i in (6, 5)] == [6, 5]
+
+
 def test_no_frame_comes_that_needs_a_damaged_one(files):
     good = files('h264.mp4').read_bytes()
     with av.open(str(files('h264.mp4'))) as file:

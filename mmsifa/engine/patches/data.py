@@ -26,7 +26,7 @@ def patch_video_reading():
         init._get_video_reader = _get_video_reader
         init.transform = steps.DecordInit.transform
     for decode in (steps.DecordDecode, steps.OpenCVDecode, steps.PIMSDecode):
-        decode._decord_load_frames = lambda self, reader, inds: list(reader.get_batch(inds))
+        decode._decord_load_frames = lambda self, reader, inds: reader.frames(inds)
         decode.transform = steps.DecordDecode.transform
     steps.PyAVInit.transform = _counting(steps.PyAVInit.transform)
 
