@@ -20,6 +20,10 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 _RECENT = 2**27  # bytes of decoded frames that are kept, at most
+# PyAV before 19 refuses titles that are not UTF-8, unless it is told.
+_OPTIONS: dict[str, Any] = (
+    dict(metadata_errors='replace') if int(av.__version__.split('.')[0]) < 19 else {}
+)
 
 
 class UnreadableVideoError(RuntimeError):
@@ -175,7 +179,7 @@ class VideoReader:
         self._file.seek(0)
         try:  # as a file whose name says nothing and which may open no others, as playlists do
             self._container = av.open(
-                self._file, options=dict(protocol_whitelist='none'), metadata_errors='replace'
+                self._file, options=dict(protocol_whitelist='none'), **_OPTIONS
             )
         except FFmpegError as error:
             raise _unreadable(error) from error

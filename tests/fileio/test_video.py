@@ -211,6 +211,15 @@ def test_a_file_object_is_read_like_a_path(files):
         assert [number_of(reader[i]) for i in (40, 7, 55)] == [40, 7, 55]
 
 
+def test_a_title_in_another_encoding_hides_no_frame(files, tmp_path):
+    path = tmp_path / 'latin.mp4'
+    ffmpeg('-i', files('h264.mp4'), '-c', 'copy', '-metadata', 'title=Ete a Nimes', path)
+    content = path.read_bytes()
+    assert content.count(b'Ete a Nimes') == 1
+    path.write_bytes(content.replace(b'Ete a Nimes', 'Été à Nîmes'.encode('latin-1')))
+    assert len(VideoReader(path)) == COUNT
+
+
 def test_other_storage_is_read_as_its_backend_gives_it(files):
     folder = files('h264.mp4').parent
     handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
