@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import mmap
 import os
-import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         report = step_costs(data, args.clips)
         report['loaders'] = loaders(data, workers, args.seconds)
         if args.measure_training:
-            shape = tuple(data[0]['inputs'].shape)
-            report['training'] = training_speed(config, shape, args.seconds)
+            report['training'] = training_speed(config, report['shape'], args.seconds)
             args.clips_per_second = report['training']['clips_per_second']
-    except (RuntimeError, ValueError) as error:  # of a video, a killed worker, the network
+    except (RuntimeError, ValueError, OSError) as error:  # of a video, a worker, the network
         said = str(error).strip().splitlines()[-1]
         parser.exit(1, f'{parser.prog}: {said}\n')
     except KeyboardInterrupt:
@@ -133,11 +132,13 @@ def step_costs(data: Any, clips: int) -> dict[str, Any]:
 
     with closing(ReadingProcess(timed_clips, data, clips)) as process, progress_bar() as bar:
         rows = list(bar.track(process, clips, description='Timing the steps'))
-    floors = [float(part.min()) for part in np.array_split([row[1] for row in rows], QUARTERS)]
+    times, memory, shapes = zip(*rows, strict=True)
+    floors = [float(part.min()) for part in np.array_split(memory, QUARTERS)]
     growth = 1000 * (floors[-1] - floors[0]) / (clips * (QUARTERS - 1) / QUARTERS)
     return {
         'clips': clips,
-        'steps': step_times([row for row, _ in rows]),
+        'shape': shapes[0],
+        'steps': step_times(times),
         'memory': {
             'least_mib_of_each_quarter': [round(floor, 1) for floor in floors],
             'mib_per_1000_clips': round(growth, 1),
@@ -146,7 +147,7 @@ def step_costs(data: Any, clips: int) -> dict[str, Any]:
     }
 
 
-def step_times(rows: list[dict[str, tuple]]) -> list[dict[str, Any]]:
+def step_times(rows: Sequence[dict[str, tuple]]) -> list[dict[str, Any]]:
     """Return mean, median and 95th percentile of what each step takes, by the times of clips."""
     import numpy as np
 
@@ -165,8 +166,8 @@ def step_times(rows: list[dict[str, tuple]]) -> list[dict[str, Any]]:
     ]
 
 
-def timed_clips(data: Any, clips: int) -> Iterator[tuple[dict[str, tuple], float]]:
-    """Yield for each of some random clips the milliseconds of its steps, and the memory in MiB."""
+def timed_clips(data: Any, clips: int) -> Iterator[tuple[dict[str, tuple], float, tuple]]:
+    """Yield for each of some random clips its steps' milliseconds, the memory in MiB, its shape."""
     import numpy as np
 
     from mmsifa.datasets.reading_process import Stopwatch, failure_of
@@ -185,7 +186,7 @@ def timed_clips(data: Any, clips: int) -> Iterator[tuple[dict[str, tuple], float
             step.watch = Stopwatch()
         try:
             with Stopwatch() as whole:
-                data[index]
+                clip = data[index]
         except UnreadableVideoError:
             raise
         except Exception as error:
@@ -193,14 +194,18 @@ def timed_clips(data: Any, clips: int) -> Iterator[tuple[dict[str, tuple], float
             raise UnreadableVideoError(f'{video} does not load ({failure_of(error)})') from error
         taken = [(step.watch.wall, step.watch.cpu) for step in steps]
         times = dict(zip([*names, WHOLE], [*taken, (whole.wall, whole.cpu)], strict=True))
-        yield times, used_memory() / 2**20
+        yield times, used_memory() / 2**20, tuple(clip['inputs'].shape)
 
 
 def used_memory() -> int:
-    """Return the bytes that this process has in memory (on macOS: the most that it had)."""
+    """Return the bytes that this process has in memory (outside of Linux: the most it had)."""
     if sys.platform == 'linux':
-        return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(Path('/proc/self/statm').read_text().split()[1]) * mmap.PAGESIZE
+    import torch
+
+    from mmsifa.apis.analysis.measurement import peak_memory
+
+    return peak_memory(torch.device('cpu'))
 
 
 def pipelines(data: Any) -> Iterator[Any]:

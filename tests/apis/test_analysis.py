@@ -182,7 +182,7 @@ def test_clips_are_those_of_the_configs():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_training_steps_train(dtype):
     config = load_config('sifa_tiny_motion')
-    network = MeasuredNetwork(config, clip_of(config, side=32), dtype=dtype, batch_size=2)
+    network = MeasuredNetwork(config, clip_of(config, side=32).shape, dtype=dtype, batch_size=2)
     before = {name: weight.clone() for name, weight in network.model.named_parameters()}
     network.forward()
     assert not any(p.grad is not None for p in network.model.parameters())
@@ -196,7 +196,7 @@ def test_training_steps_train(dtype):
 def test_2d_recognizers_and_configs_that_do_not_train_have_training_steps():
     for path in (TSM, UNIFORMER):
         config = load_config(f'mmaction::{path}')
-        network = MeasuredNetwork(config, clip_of(config, side=64))
+        network = MeasuredNetwork(config, clip_of(config, side=64).shape)
         before = network.model.cls_head.fc_cls.bias.clone()
         network.forward()
         network.training_step()

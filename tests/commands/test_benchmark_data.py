@@ -5,6 +5,7 @@ import json
 import mmap
 import signal
 import time
+from multiprocessing import parent_process
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ def test_every_step_of_a_pipeline_is_timed(config, kind, steps, benchmark, tmp_p
         *parts, whole = (step[clock] for step in report['steps'])
         assert 0 < sum(part['mean'] for part in parts) < whole['mean']
         assert all(part['median'] <= part['p95'] for part in (*parts, whole))
+    assert report['shape'][-2:] == [16, 16]
     assert [loader['workers'] for loader in report['loaders']] == [0, 1]
     for loader in report['loaders']:
         share = 1 - loader['clips_per_second'] / 1e6
@@ -96,15 +98,18 @@ def test_every_step_of_a_pipeline_is_timed(config, kind, steps, benchmark, tmp_p
 
 @TRANSFORMS.register_module()
 class Rests(BaseTransform):
-    """Rests, keeps memory, or crashes."""
+    """Rests, keeps memory, crashes, or fails after the steps are timed."""
 
-    def __init__(self, seconds=0, mib=0, crashes=False):
+    def __init__(self, seconds=0, mib=0, crashes=False, fails=False):
         if seconds < 0:
             raise RuntimeError('Install pytorchvideo')
         self.seconds, self.mib, self.crashes, self.kept = seconds, mib, crashes, []
+        self.fails = fails
 
     def transform(self, results):
         time.sleep(self.seconds)
+        if self.fails and parent_process() is None:
+            raise FileNotFoundError(2, 'No such file or directory', 'a.mp4')
         if self.mib:
             if len(self.kept) == 1:
                 gc.collect()
@@ -209,6 +214,7 @@ def test_the_training_is_measured_by_steps_of_the_configs_batch(benchmark):
         (VIDEOS, ['--measure-training'], 1, "missing 1 required positional argument: 'backbone'"),
         (VIDEOS, ['--measure-training', '--clips-per-second', '3'], 2, 'not allowed with argument'),
         (resting(seconds=-1), [], 2, 'Install pytorchvideo'),
+        (resting(fails=True), [], 1, "No such file or directory: 'a.mp4'"),
         (resting(crashes=True), [], 1, 'it crashes the decoder (SIGKILL)'),
     ],
     ids=lambda value: str(value)[-40:],

@@ -26,7 +26,7 @@ from mmsifa.apis.analysis.complexity import (
     count_parameters,
     scores,
 )
-from mmsifa.datasets.pipelines import Clip, clip_of, views_of
+from mmsifa.datasets.pipelines import clip_of, views_of
 from mmsifa.models.sifa_block import OffsetConv
 
 DTYPES = ('float32', 'bfloat16')
@@ -47,7 +47,7 @@ class MeasuredNetwork:
         config: The recognizer's config. Its optimizer, gradient clipping and parameter groups are
             used, SGD with momentum where it has none; its mixed precision and its accumulation of
             gradients are not.
-        clip: Its input, or the shape of that.
+        shape: Of a clip, as its pipeline gives it.
         device: Where it runs.
         dtype: ``'float32'``, or ``'bfloat16'`` for autocast.
         batch_size: Clips of a batch.
@@ -56,7 +56,7 @@ class MeasuredNetwork:
         >>> from mmsifa.apis.analysis import MeasuredNetwork, clip_of
         >>> from mmsifa.apis import load_config
         >>> config = load_config('sifa_tiny_motion')
-        >>> network = MeasuredNetwork(config, clip_of(config, side=32))
+        >>> network = MeasuredNetwork(config, clip_of(config, side=32).shape)
         >>> network.forward()
         >>> network.training_step()
     """
@@ -64,7 +64,7 @@ class MeasuredNetwork:
     def __init__(
         self,
         config: Config,
-        clip: Clip | tuple[int, ...],
+        shape: tuple[int, ...],
         device: str = 'cpu',
         dtype: str = 'float32',
         batch_size: int = 1,
@@ -75,7 +75,6 @@ class MeasuredNetwork:
         for module in self.model.modules():
             if isinstance(module, OffsetConv):
                 nn.init.normal_(module.weight, std=0.03)
-        shape = clip.shape if isinstance(clip, Clip) else clip
         rng = np.random.default_rng(0)
         self.batch = {
             'inputs': [
@@ -240,7 +239,7 @@ def prepare(name: str, side: int | None, device: str, dtype: str, batch_size: in
     global _network, _memory_before
     _memory_before = peak_memory(torch.device(device)) if device == 'cpu' else 0
     config = load_config(name)
-    _network = MeasuredNetwork(config, clip_of(config, side), device, dtype, batch_size)
+    _network = MeasuredNetwork(config, clip_of(config, side).shape, device, dtype, batch_size)
     return _network.optimizer_cfg['type']
 
 
