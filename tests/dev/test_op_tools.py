@@ -1,4 +1,4 @@
-"""The tools around the op: sanitizers, the benchmark and its results, what checks a GPU.
+"""Developers' tools: sanitizers, the benchmarks and their results, what checks a GPU.
 
 dev/gpu_check.sh runs small and on the CPU, where torch, triton and pytest are alone.
 """
@@ -12,9 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dev import benchmark_op
+from dev import benchmark_data, benchmark_op
+from mmsifa.fileio.video import VideoWriter
 
 
 def test_sanitizers_find_nothing(run, root):
@@ -51,7 +53,52 @@ def test_benchmark_times_the_op_a_block_and_a_network(run, tmp_path):
     assert '| block, forward + backward, ms | eager |' in page
 
 
+TORCHVISION = """
+from torch.nn import Identity
+__version__ = '0.29'
+def Grayscale(num_output_channels): return Identity()
+def GaussianBlur(kernel_size, sigma): return Identity()
+"""
+
+
+def test_benchmark_times_the_loading_of_clips(run, tmp_path):
+    for name in ('torchvision/__init__.py', 'torchvision/transforms.py'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(TORCHVISION)
+    (tmp_path / 'videos').mkdir()
+    for name, side in (('a', 64), ('b', 720)):
+        with VideoWriter(tmp_path / f'videos/{name}.mp4') as writer:
+            for i in range(4):
+                writer.write(np.full((side, side, 3), 9 * i, np.uint8), i / 10, (i + 1) / 10)
+    command = ['dev/benchmark_data.py', tmp_path / 'videos', tmp_path / 'data', '--clips', 2]
+    command += ['--seconds', 0, '--workers', 1]
+    run('python', *command, env=os.environ | {'PYTHONPATH': str(tmp_path)})
+    report = json.loads((tmp_path / 'data.json').read_text())
+    assert [source['videos'] for source in report['sources']] == [2, 1]
+    for source in report['sources']:
+        upstream, ours, prepared = source['contestants']
+        names = [step['step'] for step in upstream['steps']]
+        assert names[5] == '6 RandomApply(ColorJitter)'
+        assert names[6] == names[7].replace('8', '7') == '7 RandomApply(TorchVisionWrapper)'
+        assert [step['step'] for step in ours['steps'][5:]] == [
+            step['step'] for step in prepared['steps'][5:]
+        ]
+        assert all(each['loaders'][0]['clips_per_second'] > 0 for each in source['contestants'])
+    assert (tmp_path / 'data.md').read_text() == benchmark_data.page(report)
+    with pytest.raises(RuntimeError, match='mmsifa was imported before'):
+        benchmark_data.main(list(map(str, command[1:])))
+
+
 def test_committed_tables_are_those_of_the_committed_measurements(root, tmp_path):
+    clips = root / 'docs/benchmarks/data_cpu.json'
+    page = benchmark_data.page(json.loads(clips.read_text()))
+    assert clips.with_suffix('.md').read_text() == page
+    upstream, ours, prepared = (
+        f'{1000 / contestant["steps"][-1]["cpu_ms"]["mean"]:.1f}'
+        for contestant in json.loads(clips.read_text())['sources'][0]['contestants']
+    )
+    sentence = f'loads {ours} clips a second, {prepared} when they are prepared, and {upstream}'
+    assert sentence in ' '.join((root / 'docs/data.md').read_text().split())
     measured = root / 'docs/benchmarks/op_cpu.jsonl'
     (tmp_path / measured.name).write_bytes(measured.read_bytes())
     benchmark_op.main([str(tmp_path / 'op_cpu'), '--only-table'])

@@ -19,6 +19,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from small_networks import torchvision_weights
 
 from dev.kill_training import differences
+from mmsifa.__main__ import main
 from mmsifa.apis import load_config
 from mmsifa.engine.hooks import PreemptionHook
 from mmsifa.engine.loops import ResumableSampler, ResumableTrainLoop
@@ -59,9 +60,11 @@ class BreakOffHook(Hook):
 
 @pytest.fixture(scope='module')
 def build(root, motion_data, tmp_path_factory):
-    """Build the runner of a small SIFA-Net with drop-out, and augmentation before and in it."""
+    """Build the runner of a small SIFA-Net with drop-out, prepared clips and both augmentations."""
 
     folder = tmp_path_factory.mktemp('runs')
+    videos = ['prepare-videos', motion_data / 'train_list_videos.txt', folder / 'prepared']
+    assert main([*map(str, videos), '--data-root', str(motion_data / 'videos_train')]) == 0
     jitter, grey, blur = load_config('sifa_r50_k400').train_pipeline[5:8]
 
     def build(work_dir, *, resume=False, break_off=None, **options):
@@ -78,6 +81,10 @@ def build(root, motion_data, tmp_path_factory):
             loader.update(num_workers=0, persistent_workers=False)
             loader.dataset.ann_file = str(motion_data / f'{part}_list_videos.txt')
             loader.dataset.data_prefix = dict(video=str(motion_data / f'videos_{part}'))
+        config.train_dataloader.dataset.update(
+            ann_file=str(folder / 'prepared/train_list_videos.txt'),
+            data_prefix=dict(video=str(folder / 'prepared')),
+        )
         config.test_dataloader = config.test_evaluator = config.test_cfg = None
         config.train_dataloader.batch_size = 3
         config.train_cfg.update(max_epochs=2, val_interval=1)
