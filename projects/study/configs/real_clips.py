@@ -9,7 +9,7 @@ optim_wrapper = dict(optimizer=dict(lr=1e-3))
 
 # No flips: they change what a gesture means
 train_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='KeepFrames', num_frames=3 * num_frames, height=80),
     dict(type='UniformSample', clip_len=num_frames),
     dict(type='DecordDecode'),
     dict(type='RandomResizedCrop', area_range=(0.7, 1.0), aspect_ratio_range=(1.1, 1.4)),

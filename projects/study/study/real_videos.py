@@ -1,12 +1,18 @@
 """Labelled sets of real videos, in a folder each with a table of its clips."""
 
 import csv
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
+from numpy.typing import NDArray
+
+from mmsifa.fileio.video import VideoReader
 
 
 class VideoSet(NamedTuple):
@@ -78,6 +84,62 @@ def split_clips(folder: Path, name: str, part: str) -> dict[str, list[tuple[str,
     if not clips['train'] or not clips['val']:
         raise ValueError(f'{path} must have clips with {column} {part} and others, to train on')
     return clips
+
+
+class KeptFrames:
+    """Frames of a video, evenly spread and small, in memory; a reader for ``DecordDecode``.
+
+    Args:
+        file: The video.
+        num_frames: How many of its frames; all, where it has fewer.
+        height: Their height in pixels.
+    """
+
+    def __init__(self, file: str, num_frames: int, height: int) -> None:
+        reader = VideoReader(file)
+        count = min(num_frames, len(reader))
+        frames = reader.get_batch(np.linspace(0, len(reader) - 1, count).round().astype(int))
+        size = round(frames.shape[2] * height / frames.shape[1]), height
+        self.frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
+
+    def get_batch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return frames (N, H, W, 3) by their numbers."""
+        return self.frames[indices]
+
+
+@TRANSFORMS.register_module()
+class KeepFrames(BaseTransform):
+    """Open a video as ``DecordInit`` does, but decode it once in a process, small.
+
+    Required keys are "filename", added keys are "video_reader" and "total_frames".
+
+    Args:
+        num_frames: How many of its frames, evenly spread; all, where it has fewer.
+        height: Their height in pixels.
+    """
+
+    def __init__(self, num_frames: int, height: int) -> None:
+        self.num_frames = num_frames
+        self.height = height
+
+    def transform(self, results: dict) -> dict:
+        """Add the reader.
+
+        Args:
+            results: Results of the pipeline so far.
+
+        Returns:
+            The same dict.
+        """
+        reader = _kept_frames(results['filename'], self.num_frames, self.height)
+        results.update(video_reader=reader, total_frames=len(reader.frames))
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(num_frames={self.num_frames}, height={self.height})'
+
+
+_kept_frames = functools.cache(KeptFrames)
 
 
 @TRANSFORMS.register_module()
