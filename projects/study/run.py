@@ -30,7 +30,14 @@ from mmsifa.commands.options import (
 )
 from mmsifa.fileio.atomic_write import write_atomically
 from study.plan import CONFIGS, IMAGE, Study
-from study.results import measure_costs, overview, read_results, summarize, write_report
+from study.results import (
+    measure_costs,
+    overview,
+    read_results,
+    summarize,
+    unpack,
+    write_report,
+)
 from study.runs import is_finished, missing_runs, work_through
 
 START = '<!-- study: written by run.py -->'
@@ -85,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             study.out.mkdir(parents=True, exist_ok=True)
             (study.out / f'.{study.kind}').touch()
+            unpack(study.out, study.kind)
             failed = run_missing(study, args.only, jobs, args.device)
         if page:
             table = overview(summarize(read_results(study.out, study.kind)))

@@ -12,7 +12,7 @@ from study.plan import (
     NETWORKS,
     TASKS,
     TRUNKS,
-    VIDEO_NETWORKS,
+    VIDEO_MODELS,
     VIDEO_TASKS,
     Network,
     Run,
@@ -26,6 +26,7 @@ from study.results import (
     read_results,
     summarize,
     tables,
+    unpack,
     write_report,
 )
 from study.runs import is_finished, missing_runs, train_and_test, work_through
@@ -36,7 +37,7 @@ __all__ = [
     'NETWORKS',
     'TASKS',
     'TRUNKS',
-    'VIDEO_NETWORKS',
+    'VIDEO_MODELS',
     'VIDEO_TASKS',
     'AccuracyBy',
     'Network',
@@ -62,6 +63,7 @@ __all__ = [
     'tables',
     'train_and_test',
     'true_places',
+    'unpack',
     'watch',
     'work_through',
     'write_report',

@@ -16,7 +16,7 @@ from mmsifa.apis.inspection import LayerAttention
 from mmsifa.apis.inspection.figure import draw_samples, finest_layer, mark_query
 from mmsifa.apis.inspection.records import Position, to_pixels
 from study.offsets import Places, Seen, compare_places
-from study.plan import ALL_NETWORKS, TITLES
+from study.plan import NETWORKS, TITLES
 
 BEST: Any = dict(ls='--', lw=0.8)
 STILL: Any = dict(color='black', ls=':', lw=0.8)
@@ -44,7 +44,7 @@ def block_name(layer: str) -> str:
 
 
 def _is_swin(model: str) -> bool:
-    return ALL_NETWORKS[model].base == 'swin'
+    return NETWORKS[model].base == 'swin'
 
 
 def draw_accuracy(entry: dict) -> bytes:
@@ -72,8 +72,8 @@ def draw_accuracy(entry: dict) -> bytes:
                 fmt='o-',
                 ms=3,
                 lw=0.9,
-                color=ALL_NETWORKS[model].colour,
-                label=ALL_NETWORKS[model].title,
+                color=NETWORKS[model].colour,
+                label=NETWORKS[model].title,
             )
             axes.set_xticks(range(len(means)), values['by_displacement'])
 
@@ -101,8 +101,8 @@ def draw_learning(entry: dict) -> bytes:
         for model, values in models.items():
             for i, losses in enumerate(values['loss']):
                 steps = (np.arange(len(losses)) + 0.5) * values['iterations'] / len(losses)
-                label = None if i else ALL_NETWORKS[model].title
-                axes.plot(steps, losses, lw=0.9, color=ALL_NETWORKS[model].colour, label=label)
+                label = None if i else NETWORKS[model].title
+                axes.plot(steps, losses, lw=0.9, color=NETWORKS[model].colour, label=label)
 
     chance = np.log(1 / entry['chance'])
     return _draw_trunks(entry, draw, chance, across='iterations', up='training loss')
@@ -161,8 +161,8 @@ def draw_costs(summary: dict) -> bytes:
                     100 * spread['mean'],
                     yerr=[[100 * below], [100 * above]],
                     fmt='s' if _is_swin(model) else 'o',
-                    color=ALL_NETWORKS[model].colour,
-                    label=ALL_NETWORKS[model].title,
+                    color=NETWORKS[model].colour,
+                    label=NETWORKS[model].title,
                 )
             axes.axhline(100 * entry['chance'], color='black', lw=0.8, ls=':')
             axes.set_title(TITLES[task])
@@ -220,12 +220,12 @@ def draw_offsets(entry: dict) -> bytes:
                         means,
                         'o-',
                         ms=3.5,
-                        color=ALL_NETWORKS[model].colour,
-                        label=ALL_NETWORKS[model].title,
+                        color=NETWORKS[model].colour,
+                        label=NETWORKS[model].title,
                     )
                     if measure == 'attended' and 'best_linear' in chosen[0]:
                         best = [record['best_linear']['mean'] for record in chosen]
-                        axes.plot(steps, best, color=ALL_NETWORKS[model].colour, **BEST)
+                        axes.plot(steps, best, color=NETWORKS[model].colour, **BEST)
                 axes.plot(steps, still, **STILL)
                 axes.grid(axis='y', alpha=0.25)
                 axes.set_ylim(bottom=0)

@@ -27,6 +27,7 @@ TITLES = TASKS | {name: videos.title for name, videos in VIDEO_SETS.items()}
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SEEDS = (0, 1, 2)
 QUICK_MODELS = ('c2d', 'temporal_conv', 'sifa_slow_offsets')
+VIDEO_MODELS = ('sifa_both_ways', 'tsm', 'temporal_conv', 'sifa_slow_offsets', 'c2d')
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
 # What options may change of the values at the top of a config; entries are made of the others.
@@ -87,6 +88,15 @@ NETWORKS = {
         {_BETWEEN: dict(type='SIFA', tap_embedding=True)},
         '#9467bd',
     ),
+    'sifa_both_ways': Network(
+        'SIFA, both ways, softmax',
+        'resnet',
+        {
+            _BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True),
+            'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS,
+        },
+        '#2ca02c',
+    ),
     'sifa_layer2': Network(
         'SIFA, second stage only', 'resnet', {_STAGES: (False, True, False)}, '#f7b6d2'
     ),
@@ -101,21 +111,6 @@ NETWORKS = {
     'swin_both': Network('Swin, both', 'swin', {_PARTS: ('attention', 'convolution')}, '#2ca02c'),
 }
 
-# The networks for real videos.
-VIDEO_NETWORKS = {
-    name: NETWORKS[name] for name in ('c2d', 'temporal_conv', 'tsm', 'sifa_slow_offsets')
-}
-VIDEO_NETWORKS['sifa_both_ways'] = Network(
-    'SIFA, both ways, softmax',
-    'resnet',
-    {
-        _BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True),
-        'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS,
-    },
-    '#000000',
-)
-ALL_NETWORKS = NETWORKS | VIDEO_NETWORKS
-
 # Networks of single frames, whose weights the others start from. The Swin takes longer to learn.
 TRUNKS = {
     'c2d': NETWORKS['c2d'],
@@ -129,8 +124,7 @@ class Run:
 
     Args:
         task: A key of ``TASKS`` or ``VIDEO_TASKS``, or ``IMAGE``.
-        model: A key of ``NETWORKS``, of ``VIDEO_NETWORKS`` for real videos, or of ``TRUNKS`` for
-            ``IMAGE``.
+        model: A key of ``NETWORKS``, for ``IMAGE`` one of ``TRUNKS``.
         seed: Seed of the weights and of the training clips.
 
     Example:
@@ -185,7 +179,7 @@ class Study:
         seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, tuple(NETWORKS))
         tasks = {task: models for task in TASKS}
         for name in sets_in(self.videos) if self.videos else ():
-            tasks |= {f'{name}.{part}': tuple(VIDEO_NETWORKS) for part in VIDEO_SETS[name].parts}
+            tasks |= {f'{name}.{part}': VIDEO_MODELS for part in VIDEO_SETS[name].parts}
         runs = [
             Run(task, model, seed)
             for seed in seeds
@@ -304,11 +298,11 @@ class Study:
 
     @cached_property
     def _trunks(self) -> dict[str, str | None]:
-        return {model: self._network(model).trunk for model in ALL_NETWORKS | TRUNKS}
+        return {model: self._network(model).trunk for model in NETWORKS | TRUNKS}
 
     def _network(self, model: str) -> Config:
         """The part of a config that is the network's."""
-        network = (ALL_NETWORKS | TRUNKS)[model]
+        network = (NETWORKS | TRUNKS)[model]
         config = Config.fromfile(self.configs / f'{network.base}.py')
         config.merge_from_dict(deepcopy(network.changes))
         return config

@@ -14,7 +14,7 @@ from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import table
 from study.charts import block_name, draw_accuracy, draw_costs, draw_learning, draw_offsets
 from study.offsets import MEASURES
-from study.plan import ALL_NETWORKS, IMAGE, TASKS, TITLES, TRUNKS, VIDEO_TASKS, Run, Study
+from study.plan import IMAGE, NETWORKS, TASKS, TITLES, TRUNKS, VIDEO_TASKS, Run, Study
 
 
 def read_results(out: Path, kind: str = 'full') -> dict:
@@ -30,18 +30,40 @@ def read_results(out: Path, kind: str = 'full') -> dict:
         ``costs``, what :func:`measure_costs` returned, None where that is not there.
     """
     files = sorted(out.glob('runs/*/result.json'))
-    if not files and (out / 'results.json').is_file():
-        written = json.loads((out / 'results.json').read_text())
-        return written.get(kind, dict(runs=[], costs=None))
+    if not files:
+        return _written(out).get(kind, dict(runs=[], costs=None))
     runs = [dict(run=file.parent.name, **json.loads(file.read_text())) for file in files]
     order = [(IMAGE, trunk) for trunk in TRUNKS]
-    order += [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in ALL_NETWORKS]
+    order += [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in NETWORKS]
     known = [run for run in runs if _key(run) in order]
     costs = out / 'costs.json'
     return dict(
         runs=sorted(known, key=lambda run: (order.index(_key(run)), run['seed'])),
         costs=json.loads(costs.read_text()) if costs.is_file() else None,
     )
+
+
+def _written(out: Path) -> dict[str, dict]:
+    """Read the studies of ``results.json``, none if it is not there."""
+    file = out / 'results.json'
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def unpack(out: Path, kind: str = 'full') -> None:
+    """Let a study that has no run yet go on from its ``results.json``, as if it had made them.
+
+    Args:
+        out: The study's folder. If there is no such file, nothing happens.
+        kind: ``'full'`` or ``'quick'``. Default: ``'full'``.
+    """
+    if (out / 'runs').exists():
+        return
+    results = read_results(out, kind)
+    parts = {f'runs/{run.pop("run")}/result.json': run for run in results['runs']}
+    if results['costs']:
+        parts['costs.json'] = results['costs']
+    for name, part in parts.items():
+        write_atomically(out / name, json.dumps(part, indent=1, allow_nan=False) + '\n')
 
 
 def _key(run: dict) -> tuple[str, str]:
@@ -186,7 +208,8 @@ def write_report(out: Path, kind: str = 'full') -> dict:
         raise ValueError(f'there is no result to report in {out}')
     summary = summarize(results)
     if any(out.glob('runs/*/result.json')):  # else it is what was read
-        write_atomically(out / 'results.json', format_results({kind: results}))
+        studies = _written(out) | {kind: results}
+        write_atomically(out / 'results.json', format_results(studies))
     write_atomically(out / 'table.md', tables(summary))
     for task, entry in summary['tasks'].items():
         write_atomically(out / f'learning_{task}.png', draw_learning(entry))
@@ -230,7 +253,7 @@ def tables(summary: dict) -> str:
             columns = list(next(iter(by_displacement.values())))
             head = [f'{title}: top-1 %, by pixels per frame', *columns]
             rows = [
-                [ALL_NETWORKS[model].title, *(_percent(values[column]) for column in columns)]
+                [NETWORKS[model].title, *(_percent(values[column]) for column in columns)]
                 for model, values in by_displacement.items()
             ]
             blocks.append(table(head, rows))
@@ -239,7 +262,7 @@ def tables(summary: dict) -> str:
             names = list(next(iter(disturbed.values())))
             rows = [
                 [
-                    ALL_NETWORKS[model].title,
+                    NETWORKS[model].title,
                     _percent(entry['models'][model]['top1']),
                     *(_percent(values[name]) for name in names),
                 ]
@@ -252,7 +275,7 @@ def tables(summary: dict) -> str:
             largest = max(record['displacement'] for record in next(iter(offsets.values())))
             rows = [
                 [
-                    *(ALL_NETWORKS[model].title, block_name(record['layer'])),
+                    *(NETWORKS[model].title, block_name(record['layer'])),
                     *(_mean(record, name) for name in MEASURES[:-1]),
                     f'{record["outside"]["mean"]:.0%}',
                 ]
@@ -284,7 +307,7 @@ def overview(summary: dict) -> str:
     head += ['seeds', 'minutes of a run', 'parameters', 'million multiply-adds']
     head += ['clips/s', 'clips/s, training']
     rows = []
-    for model, network in ALL_NETWORKS.items():
+    for model, network in NETWORKS.items():
         entries = [entry['models'].get(model) for entry in tasks.values()]
         found = [entry for entry in entries if entry]
         if not found:

@@ -15,7 +15,7 @@ from study import (
     NETWORKS,
     TASKS,
     TRUNKS,
-    VIDEO_NETWORKS,
+    VIDEO_MODELS,
     Run,
     Study,
     is_finished,
@@ -37,9 +37,9 @@ def own_configs(tmp_path):
 
 def test_each_model_meets_each_task_with_each_seed(tmp_path):
     names = [run.name for run in Study(tmp_path, CONFIGS).runs]
-    assert len({*names}) == len(names) == 2 + 15 * 2 * 3
+    assert len({*names}) == len(names) == 2 + 16 * 2 * 3
     assert names[:2] == ['image-c2d-0', 'image-swin_2d-0']
-    assert [int(name[-1]) for name in names[2:]] == [0] * 30 + [1] * 30 + [2] * 30
+    assert [int(name[-1]) for name in names[2:]] == [0] * 32 + [1] * 32 + [2] * 32
     assert len(Study(tmp_path, CONFIGS, quick=True).runs) == 1 + 3 * 2
 
 
@@ -72,7 +72,7 @@ def test_other_weights_to_start_from_are_another_config(own_configs, tmp_path):
 # Configs
 
 
-@pytest.mark.parametrize('model', NETWORKS | VIDEO_NETWORKS | TRUNKS)
+@pytest.mark.parametrize('model', NETWORKS | TRUNKS)
 def test_a_studied_model_takes_a_step(model, tmp_path):
     study = Study(tmp_path, CONFIGS, options=dict(iterations=10, batch_size=2))
     run = Run('direction', model, 0)
@@ -128,7 +128,7 @@ def real_videos(motion_data, tmp_path):
 def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
     drawn = Study(tmp_path, CONFIGS).runs
     added = [r for r in Study(tmp_path, CONFIGS, videos=real_videos).runs if r not in drawn]
-    assert len(added) == 5 * len(VIDEO_NETWORKS) * 3
+    assert len(added) == 5 * len(VIDEO_MODELS) * 3
     assert {run.task for run in added} == {f'gestures.{fold}' for fold in range(5)}
     with pytest.raises(
         ValueError, match=r'must hold gestures/clips\.csv or ucf10/clips\.csv, got n'

@@ -32,7 +32,7 @@ from study import (
     work_through,
     write_report,
 )
-from study.plan import ALL_NETWORKS, CONFIGS
+from study.plan import CONFIGS, NETWORKS
 
 pytestmark = pytest.mark.slow
 TOOL = CONFIGS.parent / 'run.py'
@@ -160,6 +160,16 @@ def test_the_report_needs_json_files_alone(studied, tool, tmp_path):
         assert (tmp_path / name).read_bytes() == (studied / name).read_bytes()
 
 
+def test_a_study_goes_on_from_written_results(studied, tool, command, tmp_path):
+    other = dict(runs=[dict(run='direction-tsm-0', seed=0)], costs=None)
+    results = {'full': other, 'quick': read_results(studied, 'quick')}
+    (tmp_path / 'results.json').write_text(format_results(results))
+    tool.main(command(tmp_path))
+    assert not list(tmp_path.glob('runs/*/config.py'))  # nothing ran
+    assert read_results(tmp_path, 'quick') == results['quick']
+    assert (tmp_path / 'results.json').read_text() == format_results(results)
+
+
 def test_a_run_is_that_of_its_config_and_seed_again(studied, tmp_path):
     first = studied / 'runs' / NAMES[0]
     shutil.copy(first / 'config.py', tmp_path)
@@ -227,9 +237,9 @@ def test_a_failed_run_is_named_and_the_others_go_on(
 ):
     shutil.copytree(studied / 'runs' / START, tmp_path / 'runs' / START)
     monkeypatch.setattr(tool, 'measure_costs', lambda *_: {'models': {}, 'failed': []})
-    network = ALL_NETWORKS['temporal_conv']
+    network = NETWORKS['temporal_conv']
     broken = network.changes | {'model.backbone.num_heads': 2}
-    monkeypatch.setitem(ALL_NETWORKS, 'temporal_conv', network._replace(changes=broken))
+    monkeypatch.setitem(NETWORKS, 'temporal_conv', network._replace(changes=broken))
     bad, good = 'direction-temporal_conv-0', 'direction-c2d-0'
     with pytest.raises(SystemExit, match=f'{bad}: ValueError: between_frames') as error:
         tool.main(command(tmp_path, only=[bad, good]))
