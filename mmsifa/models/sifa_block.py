@@ -159,8 +159,9 @@ class Way(NamedTuple):
     """A direction in time in which frames look.
 
     Attributes:
-        frames: Frames (N, T, C, H, W) in such an order that each looks at the one after it.
-        channels: Which channels look.
+        frames: The channels that look, of frames (N, T, C, H, W) in such an order that each looks
+            at the one after it.
+        channels: Which channels of the block these are.
         predictor: Name of the offset predictor.
     """
 
@@ -189,8 +190,8 @@ class SIFA(nn.Module):
     A bidirectional block adds nothing: in the first quarter of the channels it puts what these
     channels find in the next frame in the place of :math:`x_t`, in the second quarter what they
     find in the frame before, and half of the channels stay. The last frame keeps its first quarter
-    and the first frame its second. Both offsets are predicted from all channels, those of the frame
-    before by ``conv_offset_behind``.
+    and the first frame its second. The quarter that looks also predicts where, the second by
+    ``conv_offset_behind``.
 
     What is found looks like what was looked for, wherever it was found. A tap embedding makes the
     place visible: with the attention weights :math:`w_k`, the samples :math:`s_k` and a learned
@@ -297,7 +298,7 @@ class SIFA(nn.Module):
         self.share = channels // shares  # of the channels that look in one direction
         if deformable:
             for name in PREDICTORS[: 1 + bidirectional]:
-                predictor = OffsetConv(channels, 2 * kernel_size**2, 3, padding=1, bias=False)
+                predictor = OffsetConv(self.share, 2 * kernel_size**2, 3, padding=1, bias=False)
                 self.add_module(name, predictor)
         embedded = self.share * (1 + bidirectional)
         taps = nn.Parameter(torch.empty(kernel_size**2, embedded)) if tap_embedding else None
@@ -355,7 +356,7 @@ class SIFA(nn.Module):
         if not self.bidirectional:
             return [Way(x, slice(None), PREDICTORS[0])]
         channels = [slice(i * self.share, (i + 1) * self.share) for i in range(2)]
-        frames = x, x.flip(1)
+        frames = x[:, :, channels[0]], x[:, :, channels[1]].flip(1)
         return [Way(*way) for way in zip(frames, channels, PREDICTORS, strict=True)]
 
     def _is_fused(self, x: Tensor) -> bool:
@@ -369,9 +370,6 @@ class SIFA(nn.Module):
         else:
             now, following, saliency = x[:, :-1], x[:, 1:], None
         offset = self.predict_offset(now, following, saliency, predictor)
-        if self.bidirectional:
-            share = x[:, :, channels]
-            now, following = share[:, :-1], share[:, 1:]
         attended = inter_frame_attention(
             now, following, offset, **self.op_cfg, backend=self.backend
         )

@@ -222,13 +222,11 @@ def test_a_bidirectional_layer_has_a_record_for_each_direction(deformable):
     assert [record.name for record in records] == ['', ' behind']
     assert [record.frames for record in records] == [[2, 6, 10], [10, 6, 2]]
     for record, frames, i in zip(records, (x, x.flip(1)), range(2), strict=True):
-        now, following = frames[1:, :-1], frames[1:, 1:]
+        share = frames[1:, :, 2 * i : 2 * i + 2]
+        now, following = share[:, :-1], share[:, 1:]
         predictor = ('conv_offset', 'conv_offset_behind')[i]
         offset = both.predict_offset(now, following, predictor=predictor)
-        share = slice(2 * i, 2 * i + 2)
-        weights = inter_frame_attention_weights(
-            now[:, :, share], following[:, :, share], offset, softmax=True
-        )
+        weights = inter_frame_attention_weights(now, following, offset, softmax=True)
         moved = offset[0].unflatten(1, (9, 2))
         assert moved.any() == deformable
         torch.testing.assert_close(torch.tensor(record.offset), moved)

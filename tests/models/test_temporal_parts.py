@@ -157,18 +157,18 @@ def both_ways(x, block):
         for i, step in enumerate((1, -1)):
             if not 0 <= frame + step < t:
                 continue
-            now, other = x[clip, frame], x[clip, frame + step]
+            part = slice(i * share, (i + 1) * share)
+            now, other = x[clip, frame, part], x[clip, frame + step, part]
             kernel = (block.conv_offset, block.conv_offset_behind)[i].weight
             saliency = other * (1 + torch.sigmoid(other - now))
             offset = F.conv2d(saliency[None], kernel, padding=1)[0].unflatten(0, (9, 2))
-            part = slice(i * share, (i + 1) * share)
             for row, column in itertools.product(range(h), range(w)):
                 samples = []
                 for k, (dy, dx) in enumerate(offset[:, :, row, column]):
                     y, x_ = row + k // 3 - 1 + dy, column + k % 3 - 1 + dx
-                    samples.append(value_at(other[part], y, x_))
+                    samples.append(value_at(other, y, x_))
                 samples = torch.stack(samples).unflatten(1, (block.num_heads, -1))
-                query = now[part, row, column].unflatten(0, (block.num_heads, -1))
+                query = now[:, row, column].unflatten(0, (block.num_heads, -1))
                 weights = (query * samples).mean(dim=2, keepdim=True)
                 if block.softmax:
                     weights = weights.softmax(dim=0)

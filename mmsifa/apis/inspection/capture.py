@@ -144,8 +144,7 @@ def _look(
     now, following = way.frames[:, :-1], way.frames[:, 1:]
     if offset is None:
         offset = layer.predict_offset(now, following)  # zeros
-    share = way.frames[:, :, way.channels]
-    weights = inter_frame_attention_weights(share[:, :-1], share[:, 1:], offset, **layer.op_cfg)
+    weights = inter_frame_attention_weights(now, following, offset, **layer.op_cfg)
     saliency = layer.motion_saliency(now, following).float().abs().mean(dim=2)
     offset = offset.unflatten(2, (layer.kernel_size**2, 2))
     return LayerAttention(
