@@ -135,11 +135,13 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.devi
     rank, size = (
         int(os.environ.get(f'SLURM_{name}', n)) for name, n in (('PROCID', 0), ('NTASKS', 1))
     )
-    if size > 1 and len({run.task == IMAGE for run in missing_runs(study, runs)}) > 1:
-        raise ValueError(
-            f"the other runs start from the weights of '{IMAGE}-*', for which processes of one "
-            f"srun can't wait: run those before, by srun ... --only '{IMAGE}-*'"
-        )
+    waiting = missing_runs(study, runs) if size > 1 else []
+    for start in map(study.start, waiting):
+        if start in waiting:
+            raise ValueError(
+                f"other runs start from the weights of '{start.task}-*', for which processes of "
+                f"one srun can't wait: run those before, by srun ... --only '{start.task}-*'"
+            )
     missing = missing_runs(study, runs[rank::size])
     failed: list[str] = []
     with progress_bar(speed_estimate_period=24 * 3600) as progress:

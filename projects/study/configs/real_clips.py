@@ -1,5 +1,6 @@
 _base_ = 'schedule.py'
 
+start = 'direction'  # the task whose weights each network starts from
 num_classes = 10
 batch_size = 16
 num_frames = 16  # spread over the video

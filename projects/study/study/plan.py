@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -146,7 +147,8 @@ class Run:
 class Study:
     """The runs of a study: trunks on single frames, then each model on each task, with each seed.
 
-    A network starts from the weights that its trunk, ``trunk`` in its config, has after ``IMAGE``.
+    A network starts from the weights that its trunk, ``trunk`` in its config, has after ``IMAGE``,
+    or from its own after another task, ``start`` in the task's config.
 
     Args:
         out: The study's folder.
@@ -175,7 +177,7 @@ class Study:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """All runs; those on single frames come first, then those of the first seed."""
+        """All runs; those from which others start come first, then those of the first seed."""
         seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, tuple(NETWORKS))
         tasks = {task: models for task in TASKS}
         for name in sets_in(self.videos) if self.videos else ():
@@ -186,7 +188,8 @@ class Study:
             for task, models in tasks.items()
             for model in models
         ]
-        return [*dict.fromkeys(start for run in runs if (start := self.start(run))), *runs]
+        starts = [start for run in runs if (start := self.start(run))]
+        return list(dict.fromkeys(starts + runs))
 
     @property
     def kind(self) -> str:
@@ -198,11 +201,11 @@ class Study:
         return self.out / 'runs' / run.name
 
     def start(self, run: Run) -> Run | None:
-        """Return the run on single frames whose weights a run starts from, None for none."""
-        if run.task == IMAGE:
+        """Return the run whose weights a run starts from, None for none."""
+        if run.task == IMAGE or not (trunk := self._trunks[run.model]):
             return None
-        trunk = self._trunks[run.model]
-        return Run(IMAGE, trunk, SEEDS[0]) if trunk else None
+        task = self._starts[run.task.partition('.')[0]]
+        return Run(task, run.model, run.seed) if task else Run(IMAGE, trunk, SEEDS[0])
 
     def weights(self, run: Run) -> Path:
         """Return the file of a run's weights."""
@@ -223,7 +226,7 @@ class Study:
                 or a wrong value, or changes a variable that entries were made of.
         """
         task, _, part = run.task.partition('.')
-        config = Config.fromfile(self.configs / 'tasks' / f'{task}.py')
+        config = self._task(task)
         config.merge_from_dict(self._network(run.model)._cfg_dict)
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
@@ -288,8 +291,7 @@ class Study:
         config, folder = self.config(run), self.folder(run)
         if run.task in VIDEO_TASKS:
             for split, clips in config.clips.items():
-                lines = [f'{name}{DELIMITER}{label}\n' for name, label in clips]
-                write_atomically(folder / LIST.format(split), ''.join(lines))
+                write_list(folder / LIST.format(split), clips)
         write_atomically(folder / 'config.py', config.pretty_text)
 
     @cached_property
@@ -297,8 +299,16 @@ class Study:
         return {}
 
     @cached_property
+    def _starts(self) -> dict[str, str | None]:
+        return {task: self._task(task).get('start') for task in (*TASKS, *VIDEO_SETS)}
+
+    @cached_property
     def _trunks(self) -> dict[str, str | None]:
         return {model: self._network(model).trunk for model in NETWORKS | TRUNKS}
+
+    def _task(self, task: str) -> Config:
+        """The part of a config that is the task's."""
+        return Config.fromfile(self.configs / 'tasks' / f'{task}.py')
 
     def _network(self, model: str) -> Config:
         """The part of a config that is the network's."""
@@ -306,6 +316,17 @@ class Study:
         config = Config.fromfile(self.configs / f'{network.base}.py')
         config.merge_from_dict(deepcopy(network.changes))
         return config
+
+
+def write_list(file: Path, clips: Iterable[tuple[str, int]]) -> None:
+    """Write a list of videos and their labels, as the configs of real videos read it.
+
+    Args:
+        file: The file.
+        clips: Their paths within the set, and their labels.
+    """
+    lines = [f'{name}{DELIMITER}{label}\n' for name, label in clips]
+    write_atomically(file, ''.join(lines))
 
 
 def digest(config: Config) -> str:

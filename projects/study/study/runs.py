@@ -129,14 +129,18 @@ def missing_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
         Those that have none, of the config that they have now, after the runs whose weights they
         start from and which are not there.
     """
-    missing = [run for run in runs if not is_finished(study, run)]
-    starts = dict.fromkeys(start for run in missing if (start := study.start(run)))
-    needed = [
-        start
-        for start in starts
-        if not (is_finished(study, start) and study.weights(start).is_file())
-    ]
-    return [*dict.fromkeys([*needed, *missing])]
+    missing: dict[Run, None] = {}
+
+    def need(run: Run, weights: bool = False) -> None:
+        if is_finished(study, run) and (study.weights(run).is_file() or not weights):
+            return
+        if start := study.start(run):
+            need(start, weights=True)
+        missing[run] = None
+
+    for run in runs:
+        need(run)
+    return list(missing)
 
 
 def work_through(
