@@ -14,6 +14,7 @@ import signal
 import sys
 from contextlib import closing
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ from study.results import (
     unpack,
     write_report,
 )
-from study.runs import is_finished, missing_runs, work_through
+from study.runs import is_finished, measure_svms, missing_runs, work_through
 
 START = '<!-- study: written by run.py -->'
 END = '<!-- study: end -->'
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--out must be a folder, and {args.out} is a file')
     if args.videos and not args.videos.is_dir():
         parser.error(f'--videos must be a folder, and {args.videos} is none')
+    if args.videos and not find_spec('sklearn'):
+        parser.error('--videos needs scikit-learn: pip install scikit-learn')
     jobs = args.jobs if args.jobs is not None else default_jobs(args.device)
     if jobs < 1:
         parser.error(f'--jobs must be 1 or more, got {jobs}')
@@ -160,6 +163,8 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.devi
         settings = ReportSettings(device=str(device), batch_size=8, rounds=1 if study.quick else 3)
         with progress_bar() as progress:
             costs = measure_costs(study, settings, progress)
+        if study.videos:
+            measure_svms(study)
         write_report(study.out, study.kind)
         failed += [f'{f["label"]}, {f["pass"]}: {f["reason"]}' for f in costs['failed']]
     return failed

@@ -29,7 +29,7 @@ from study.results import (
     unpack,
     write_report,
 )
-from study.runs import is_finished, missing_runs, train_and_test, work_through
+from study.runs import is_finished, measure_svms, missing_runs, train_and_test, work_through
 from study.synthetic import SyntheticClips, sample_scene
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     'is_finished',
     'measure_costs',
     'measure_offsets',
+    'measure_svms',
     'missing_runs',
     'offset_errors',
     'overview',

@@ -26,20 +26,21 @@ def read_results(out: Path, kind: str = 'full') -> dict:
         kind: Which study of ``results.json`` it is, ``'full'`` or ``'quick'``. Default: ``'full'``.
 
     Returns:
-        ``runs``, the results in the order of the plan, each with the name of its ``run``; and
-        ``costs``, what :func:`measure_costs` returned, None where that is not there.
+        ``runs``, the results in the order of the plan, each with the name of its ``run``;
+        ``costs``, what :func:`measure_costs` returned, None where that is not there; and ``svms``,
+        what :func:`~study.measure_svms` returned, None where that is not there.
     """
     files = sorted(out.glob('runs/*/result.json'))
     if not files:
-        return _written(out).get(kind, dict(runs=[], costs=None))
+        return _written(out).get(kind, dict(costs=None, svms=None, runs=[]))
     runs = [dict(run=file.parent.name, **json.loads(file.read_text())) for file in files]
     order = [(IMAGE, trunk) for trunk in TRUNKS]
     order += [(task, model) for task in (*TASKS, *VIDEO_TASKS) for model in NETWORKS]
     known = [run for run in runs if _key(run) in order]
-    costs = out / 'costs.json'
+    others = {name: out / f'{name}.json' for name in ('costs', 'svms')}
     return dict(
+        **{n: json.loads(f.read_text()) if f.is_file() else None for n, f in others.items()},
         runs=sorted(known, key=lambda run: (order.index(_key(run)), run['seed'])),
-        costs=json.loads(costs.read_text()) if costs.is_file() else None,
     )
 
 
@@ -60,8 +61,7 @@ def unpack(out: Path, kind: str = 'full') -> None:
         return
     results = read_results(out, kind)
     parts = {f'runs/{run.pop("run")}/result.json': run for run in results['runs']}
-    if results['costs']:
-        parts['costs.json'] = results['costs']
+    parts |= {f'{name}.json': results[name] for name in ('costs', 'svms') if results[name]}
     for name, part in parts.items():
         write_atomically(out / name, json.dumps(part, indent=1, allow_nan=False) + '\n')
 
@@ -83,18 +83,19 @@ def format_results(studies: Mapping[str, dict]) -> str:
 
     Example:
         >>> run = dict(run='direction-sifa-0', seed=0, top1=0.5)
-        >>> print(format_results({'quick': dict(runs=[run], costs=None)}), end='')
-        {"quick": {"costs": null, "runs": [
+        >>> print(format_results({'quick': dict(costs=None, svms=None, runs=[run])}), end='')
+        {"quick": {"costs": null, "svms": null, "runs": [
         {"run": "direction-sifa-0", "seed": 0, "top1": 0.5}
         ]}}
     """
     parts = []
     for kind, results in studies.items():
-        costs, *runs = (
-            json.dumps(part, allow_nan=False) for part in (results['costs'], *results['runs'])
+        costs, svms, *runs = (
+            json.dumps(part, allow_nan=False)
+            for part in (results['costs'], results['svms'], *results['runs'])
         )
         lines = ',\n'.join(runs)
-        parts.append(f'"{kind}": {{"costs": {costs}, "runs": [\n{lines}\n]}}')
+        parts.append(f'"{kind}": {{"costs": {costs}, "svms": {svms}, "runs": [\n{lines}\n]}}')
     return '{' + ',\n'.join(parts) + '}\n'
 
 
@@ -109,7 +110,7 @@ def summarize(results: dict) -> dict:
         single frames; ``tasks``, in which each task (the parts of a set of videos are one, in which
         all clips count alike) has its ``chance`` and for each of its
         ``models`` ``seeds``, ``top1``, ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a
-        curve for each seed) over ``iterations`` and the ``seconds`` of a run; and ``costs``.
+        curve for each seed) over ``iterations`` and the ``seconds`` of a run; ``costs``; ``svms``.
         Whatever else differs between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min``
         and ``max``.
     """
@@ -142,7 +143,7 @@ def summarize(results: dict) -> dict:
             iterations=runs[0]['iterations'],
             seconds=_spread([run['seconds'] for run in runs]),
         )
-    return dict(pretraining=pretraining, tasks=tasks, costs=results['costs'])
+    return dict(pretraining=pretraining, tasks=tasks, costs=results['costs'], svms=results['svms'])
 
 
 def _seeds(runs: list[dict]) -> list[int]:
@@ -304,7 +305,7 @@ def overview(summary: dict) -> str:
     tasks, costs = summary['tasks'], (summary['costs'] or {}).get('models', {})
     head = ['model']
     head += [f'{TITLES[task]}, top-1 %' for task in tasks]
-    head += ['seeds', 'minutes of a run', 'parameters', 'million multiply-adds']
+    head += ['seeds', 'CPU minutes of a run', 'parameters', 'million multiply-adds']
     head += ['clips/s', 'clips/s, training']
     rows = []
     for model, network in NETWORKS.items():
@@ -335,7 +336,12 @@ def overview(summary: dict) -> str:
         'Held-out accuracy: mean over the seeds ± standard deviation. Chance: '
         f'{", ".join(chances)}.'
         + (f' On single frames: {", ".join(trunks)}.' if trunks else '')
-        + f' All {count} runs together took {duration}, one after another.\n'
+        + ''.join(
+            f' SVM on frame differences: {TITLES[name]} {svm["top1"]:.1%}, {svm["shuffled"]:.1%} '
+            'with shuffled frames.'
+            for name, svm in (summary['svms'] or {}).items()
+        )
+        + f' All {count} runs together took {duration} of processor time.\n'
     )
 
 

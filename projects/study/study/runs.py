@@ -15,13 +15,16 @@ import torch
 from mmaction.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner, ValLoop
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.installation import __version__
 from mmsifa.models import SIFA
 from study.charts import draw_cases, find_cases
 from study.offsets import fit_motion, measure_offsets, watch
-from study.plan import Run, Study, digest
+from study.plan import LIST, SEEDS, VIDEO_MODELS, Run, Study, digest, write_list
+from study.real_videos import VIDEO_SETS, sets_in, split_clips
 from study.synthetic import SyntheticClips
 
 RUN = 'import sys, pathlib, study; study.train_and_test(pathlib.Path(sys.argv[1]))'
@@ -47,7 +50,7 @@ def train_and_test(folder: Path) -> dict:
     result = dict(digest=digest(config), seed=config.randomness.seed)
     config.work_dir = str(folder)
     torch.set_num_threads(1)
-    start = time.perf_counter()
+    start = time.process_time()
     runner = Runner.from_cfg(config)
     runner.train()
     if runner.iter < runner.max_iters:
@@ -70,7 +73,7 @@ def train_and_test(folder: Path) -> dict:
         },
         loss=[float(part.mean()) for part in losses],
         offsets=[],
-        seconds=time.perf_counter() - start,
+        seconds=time.process_time() - start,
         device=str(next(runner.model.parameters()).device.type),
         versions=dict(
             mmsifa=__version__,
@@ -110,6 +113,57 @@ def _confusion(runner: Runner) -> list[list[int]]:
         for sample in runner.model.val_step(batch):
             counts[sample.gt_label.item(), sample.pred_score.argmax().item()] += 1
     return counts.tolist()
+
+
+def measure_svms(study: Study) -> dict:
+    """Test a support vector machine on each set of real videos, and write ``svms.json``.
+
+    It sees where clips change: absolute differences of frames that are grey and have a sixteenth of
+    the pixels, scaled to a length of 1. It needs scikit-learn.
+
+    Args:
+        study: A study with ``videos``.
+
+    Returns:
+        What the file holds: for each set the number of test ``clips``, ``top1`` accuracy, and that
+        with ``shuffled`` frames.
+    """
+    from sklearn.svm import SVC
+
+    assert study.videos
+    svms = {}
+    for name in sets_in(study.videos):
+        parts = VIDEO_SETS[name].parts
+        splits = [split_clips(study.videos, name, part) for part in parts]
+        clips = splits[0]['train'] + splits[0]['val']
+        labels = np.array([label for _, label in clips])
+        file = study.out / LIST.format(name)
+        write_list(file, clips)
+        config = study.config(Run(f'{name}.{parts[0]}', VIDEO_MODELS[0], SEEDS[0]))
+        dataset = dict(config.val_dataloader.dataset, ann_file=str(file))
+        seen = [_changes(dataset), _changes(dict(dataset, **config.disturbances.shuffled))]
+        right = []
+        for split in splits:
+            train, test = ([clips.index(clip) for clip in split[s]] for s in ('train', 'val'))
+            svm = SVC().fit(seen[0][train], labels[train])
+            right.append([svm.predict(features[test]) == labels[test] for features in seen])
+        top1, shuffled = np.concatenate(right, axis=1).mean(axis=1).tolist()
+        svms[name] = dict(
+            clips=sum(len(split['val']) for split in splits), top1=top1, shuffled=shuffled
+        )
+    write_atomically(study.out / 'svms.json', json.dumps(svms, indent=1) + '\n')
+    return svms
+
+
+def _changes(dataset: dict) -> NDArray:
+    """Features (clips, N) of an SVM."""
+    clips = DATASETS.build(dataset)
+    features = []
+    for number in range(len(clips)):
+        grey = clips[number]['inputs'][0].float().mean(dim=0)
+        change = functional.avg_pool2d(grey, 4).diff(dim=0).abs()
+        features.append(functional.normalize(change.flatten(), dim=0))
+    return torch.stack(features).numpy()
 
 
 def is_finished(study: Study, run: Run) -> bool:

@@ -1,5 +1,6 @@
 """The plan of a study: its runs, and the config of each."""
 
+import json
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 
+from mmsifa.commands.make_motion_dataset import write_video
 from study import (
     IMAGE,
     NETWORKS,
@@ -19,6 +21,8 @@ from study import (
     Run,
     Study,
     is_finished,
+    measure_svms,
+    missing_runs,
     overview,
     summarize,
     train_and_test,
@@ -162,6 +166,45 @@ def test_a_run_on_real_videos_tests_a_part_and_trains_on_the_others(real_videos,
     assert not is_finished(Study(tmp_path / 'out', CONFIGS, videos=moved, options=options), run)
 
 
+def test_a_network_for_real_videos_starts_from_its_own_weights_of_drawn_motions(
+    own_configs, real_videos, tmp_path
+):
+    study = Study(tmp_path, own_configs, videos=real_videos)
+    run = Run('gestures.0', 'tsm', 1)
+    needed = [Run(IMAGE, 'c2d', 0), Run('direction', 'tsm', 1), run]
+    assert missing_runs(study, [run]) == needed
+    assert missing_runs(study, [run, needed[1], run]) == needed
+    assert sorted(needed, key=study.runs.index) == needed
+    assert study.start(Run('gestures.0', 'sifa_from_scratch', 1)) is None
+    before = study.digest(run)
+    image = own_configs / 'tasks/image.py'
+    image.write_text(image.read_text().replace('plain=0.8', 'plain=0.7'))
+    assert Study(tmp_path, own_configs, videos=real_videos).digest(run) != before
+
+
+def test_an_svm_sees_what_changes_between_frames(tmp_path):
+    lines = ['file,label,fold']
+    noise = np.random.default_rng(0)
+    for number in range(24):
+        label, fold = number % 2, number // 4
+        frames = np.broadcast_to(noise.integers(0, 200, (64, 80, 3), np.uint8), (16, 64, 80, 3))
+        frames = frames.copy()
+        for step in range(4):  # a square flickers, at the start or at the end
+            frames[9 * label + 2 * step, 20:40, 20:40] = 255
+        (tmp_path / 'gestures').mkdir(exist_ok=True)
+        write_video(tmp_path / f'gestures/{number}.mp4', frames, 10)
+        lines.append(f'{number}.mp4,{label},{fold - 1}')
+    (tmp_path / 'gestures/clips.csv').write_text('\n'.join(lines) + '\n')
+    study = Study(tmp_path / 'out', CONFIGS, videos=tmp_path)
+    svms = measure_svms(study)
+    assert svms == json.loads((study.out / 'svms.json').read_text())
+    assert list(svms) == ['gestures']
+    assert (svms['gestures']['clips'], svms['gestures']['top1']) == (20, 1)
+    assert svms['gestures']['shuffled'] < 0.9
+    results = dict(runs=[], costs=None, svms=svms)
+    assert 'SVM on frame differences: name the gesture 100.0%, ' in overview(summarize(results))
+
+
 def test_clips_of_test_videos_are_the_same_again_but_for_shuffled_frames(real_videos, tmp_path):
     study = Study(tmp_path, CONFIGS, videos=real_videos)
     run = Run('gestures.0', 'tsm', 0)
@@ -187,7 +230,7 @@ def test_all_clips_of_a_set_count_alike():
              disturbed=dict(shuffled=top1 / 2), confusion=[[clips, 0], [0, 0]])
         for seed, part, top1, clips in ((0, 0, 1.0, 30), (0, 1, 0.5, 10), (1, 0, 0.5, 30))
     ]  # fmt: skip
-    summary = summarize(dict(runs=runs, costs=None))
+    summary = summarize(dict(runs=runs, costs=None, svms=None))
     tsm = summary['tasks']['gestures']['models']['tsm']
     assert tsm['seeds'] == [0, 1]
     assert (tsm['top1']['max'], tsm['top1']['min']) == (35 / 40, 0.5)

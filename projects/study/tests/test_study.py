@@ -105,7 +105,7 @@ def test_a_study_runs_through(studied):
     table = (studied / 'table.md').read_text()
     assert f'{sifa["parameters"]:,}' in table
     assert 'On single frames: C2D ' in table
-    assert re.search(r'All 3 runs together took \d+\.\d minutes', table)
+    assert re.search(r'All 3 runs together took \d+\.\d minutes of processor time', table)
     assert table.count('| SIFA, offsets learnt at a tenth |') == 3 + 2  # accuracy, and 2 layers
     pictures = {path.name for path in studied.glob('*.png')}
     assert pictures == {
@@ -161,8 +161,9 @@ def test_the_report_needs_json_files_alone(studied, tool, tmp_path):
 
 
 def test_a_study_goes_on_from_written_results(studied, tool, command, tmp_path):
-    other = dict(runs=[dict(run='direction-tsm-0', seed=0)], costs=None)
-    results = {'full': other, 'quick': read_results(studied, 'quick')}
+    svms = dict(gestures=dict(clips=142, top1=0.9, shuffled=0.2))
+    other = dict(costs=None, svms=None, runs=[dict(run='direction-tsm-0', seed=0)])
+    results = {'full': other, 'quick': read_results(studied, 'quick') | dict(svms=svms)}
     (tmp_path / 'results.json').write_text(format_results(results))
     tool.main(command(tmp_path))
     assert not list(tmp_path.glob('runs/*/config.py'))  # nothing ran
@@ -313,6 +314,13 @@ def test_what_cannot_be_done_is_said_in_words(tool, tmp_path, capsys, arguments,
     with pytest.raises(SystemExit, match='2'):
         tool.main(['--out', str(tmp_path), *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_real_videos_need_scikit_learn(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, 'find_spec', lambda _: None)
+    with pytest.raises(SystemExit, match='2'):
+        tool.main(['--out', str(tmp_path / 'out'), '--videos', str(tmp_path)])
+    assert '--videos needs scikit-learn: pip install scikit-learn' in capsys.readouterr().err
 
 
 # The committed results: all runs of the plan, each of its config, and what is made of them
