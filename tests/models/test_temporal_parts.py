@@ -379,7 +379,7 @@ def test_multiply_adds_of_options_are_counted():
     assert counts[1] == counts[0] | {'inter-frame attention': counts[1]['inter-frame attention']}
     # Two quarters of the channels look, each with offsets of its own.
     attention, offsets = (counts[0][part] for part in ('inter-frame attention', 'offsets'))
-    both = {'inter-frame attention': attention // 2, 'offsets': 2 * offsets}
+    both = {'inter-frame attention': attention // 2, 'offsets': offsets // 2}
     assert counts[2] == counts[0] | both
 
 

@@ -98,13 +98,16 @@ class KeptFrames:
     def __init__(self, file: str, num_frames: int, height: int) -> None:
         reader = VideoReader(file)
         count = min(num_frames, len(reader))
-        frames = reader.get_batch(np.linspace(0, len(reader) - 1, count).round().astype(int))
-        size = round(frames.shape[2] * height / frames.shape[1]), height
-        self.frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
+        frames = reader.frames(np.linspace(0, len(reader) - 1, count).round().astype(int))
+        size = round(frames[0].shape[1] * height / frames[0].shape[0]), height
+        self._frames = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames]
 
-    def get_batch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return frames (N, H, W, 3) by their numbers."""
-        return self.frames[indices]
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def frames(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return frames (H, W, 3) by their numbers, to be changed at will."""
+        return [self._frames[i].copy() for i in indices]
 
 
 @TRANSFORMS.register_module()
@@ -132,7 +135,7 @@ class KeepFrames(BaseTransform):
             The same dict.
         """
         reader = _kept_frames(results['filename'], self.num_frames, self.height)
-        results.update(video_reader=reader, total_frames=len(reader.frames))
+        results.update(video_reader=reader, total_frames=len(reader))
         return results
 
     def __repr__(self) -> str:

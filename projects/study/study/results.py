@@ -305,7 +305,7 @@ def overview(summary: dict) -> str:
     tasks, costs = summary['tasks'], (summary['costs'] or {}).get('models', {})
     head = ['model']
     head += [f'{TITLES[task]}, top-1 %' for task in tasks]
-    head += ['seeds', 'CPU minutes of a run', 'parameters', 'million multiply-adds']
+    head += ['seeds', 'minutes of a run', 'parameters', 'million multiply-adds']
     head += ['clips/s', 'clips/s, training']
     rows = []
     for model, network in NETWORKS.items():
@@ -341,7 +341,7 @@ def overview(summary: dict) -> str:
             'with shuffled frames.'
             for name, svm in (summary['svms'] or {}).items()
         )
-        + f' All {count} runs together took {duration} of processor time.\n'
+        + f' All {count} runs together took {duration}, one after another.\n'
     )
 
 
