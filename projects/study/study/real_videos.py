@@ -100,14 +100,14 @@ class KeptFrames:
         count = min(num_frames, len(reader))
         frames = reader.frames(np.linspace(0, len(reader) - 1, count).round().astype(int))
         size = round(frames[0].shape[1] * height / frames[0].shape[0]), height
-        self._frames = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames]
+        self._frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def frames(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return frames (H, W, 3) by their numbers, to be changed at will."""
-        return [self._frames[i].copy() for i in indices]
+        return list(self._frames[indices])
 
 
 @TRANSFORMS.register_module()
