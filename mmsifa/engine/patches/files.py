@@ -64,6 +64,7 @@ def patch_config_bases():
 
     MMEngine inherits from a fixed list of packages, from subfolders only, and not from editable
     installs; it also looks for our modules in registries of ours, but they are in MMAction2's.
+    For a base of MMAction2's it first reads all of its metafiles, most of a config's time.
     """
     config_utils.MODULE2PACKAGE.setdefault('mmsifa', 'mmsifa')
     upstream = Config._get_cfg_path
@@ -71,11 +72,13 @@ def patch_config_bases():
     @functools.wraps(upstream)
     def _get_cfg_path(cfg_path, filename):
         package, _, name = cfg_path.partition('::')
-        if package != 'mmsifa':
+        if package not in ('mmaction', 'mmsifa'):
             return upstream(cfg_path, filename)
-        folder = config_folder()
+        folder = config_folder(package)
         if (folder / name).is_file():
             return str(folder / name), 'mmaction'
+        if package == 'mmaction':
+            return upstream(cfg_path, filename)
         known = sorted(
             path.relative_to(folder).as_posix()
             for path in folder.rglob('*.py')

@@ -43,7 +43,7 @@ def installed_configs(tmp_path, monkeypatch):
     (folder / '_base_').mkdir(parents=True)
     (folder / '_base_/model.py').write_text("model = dict(type='Recognizer2D')")
     (folder / 'sifa_tiny.py').write_text("_base_ = '_base_/model.py'\nhead = dict(type='TSNHead')")
-    monkeypatch.setattr(files, 'config_folder', lambda: folder)
+    monkeypatch.setattr(files, 'config_folder', lambda _: folder)
     return tmp_path / 'leaf.py'
 
 
@@ -71,3 +71,14 @@ def test_other_bases_are_found_as_before(installed_configs):
     installed_configs.write_text("_base_ = ['mmaction::_base_/default_runtime.py', 'near.py']")
     config = Config.fromfile(installed_configs)
     assert (config.default_scope, config.x) == ('mmaction', 1)
+
+
+def test_a_base_of_mmaction2_is_found_without_its_metafiles(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.config.utils.load', lambda path: pytest.fail(f'read {path}'))
+    monkeypatch.setattr('mmengine.config.config.is_installed', pytest.fail)
+    (tmp_path / 'leaf.py').write_text("_base_ = 'mmaction::_base_/default_runtime.py'")
+    assert Config.fromfile(tmp_path / 'leaf.py').default_scope == 'mmaction'
+    monkeypatch.undo()
+    (tmp_path / 'leaf.py').write_text("_base_ = 'mmaction::_base_/default.py'")
+    with pytest.raises(FileNotFoundError, match=r'configs/_base_/default\.py'):
+        Config.fromfile(tmp_path / 'leaf.py')
