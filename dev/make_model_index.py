@@ -7,7 +7,7 @@ of a config or a network.
 import argparse
 import ast
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -106,13 +106,18 @@ def measure(config: Path) -> Model:
         )
     in_motion = folder == 'motion'  # whose clips stay as they were made
     clip = clip_of(cfg, side=MotionSettings.size if in_motion else None)
-    parameters, backbone_parameters, multiply_adds = costs(repr(cfg.model.to_dict()), clip)
+    backbone_costs, head_costs = costs(*networks(cfg.model), replace(clip, sampling=''))
+    classes = cfg.model.cls_head.num_classes
+    parameters, multiply_adds = (
+        of_backbone + classes * of_class
+        for of_backbone, of_class in zip(backbone_costs, head_costs, strict=True)
+    )
     return Model(
         config=config.relative_to(ROOT).as_posix(),
         collection=COLLECTIONS[backbone.type],
         network=f'{COLLECTIONS[backbone.type]} {size_of(backbone)}',
         dataset=DATASETS[folder],
-        classes=cfg.model.cls_head.num_classes,
+        classes=classes,
         frames=clip.frames,
         clip=clip.sampling,
         side=clip.height,
@@ -122,23 +127,39 @@ def measure(config: Path) -> Model:
         pretrained=backbone.pretrained
         and ('ImageNet-22K' if '_22k' in backbone.pretrained else 'ImageNet-1K'),
         parameters=parameters,
-        backbone_parameters=backbone_parameters,
+        backbone_parameters=backbone_costs[0],
         multiply_adds=multiply_adds,
     )
 
 
+def networks(model: ConfigDict) -> tuple[str, str]:
+    """Return the configs of a backbone and of its head for one class, as Python code."""
+    backbone, head = model.backbone.to_dict(), model.cls_head
+    backbone.pop('pretrained')
+    return repr(backbone), repr(dict(type=head.type, in_channels=head.in_channels, num_classes=1))
+
+
 @cache
-def costs(config: str, clip: Clip) -> tuple[int, int, int]:
-    """Count parameters, those of the backbone, and multiply-adds, once where configs share a model.
+def costs(backbone: str, head: str, clip: Clip) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Count parameters and multiply-adds, once where configs share a network.
 
     Args:
-        config: The model's config, as Python code.
+        backbone: Its config, as Python code.
+        head: That of a head with one class; with more it has as many times as much of both.
         clip: The clip to count for.
+
+    Returns:
+        Both counts of the backbone, and those of the head.
     """
+    parts = dict(backbone=ast.literal_eval(backbone), cls_head=ast.literal_eval(head))
     with torch.device('meta'):
-        model = MODELS.build(ast.literal_eval(config)).eval()
-    multiply_adds = total(count_multiply_adds(model, clip))
-    return count_parameters(model), count_parameters(model.backbone), multiply_adds
+        model = MODELS.build(dict(type='Recognizer3D', **parts)).eval()
+    counts = count_multiply_adds(model, clip)
+    of_head = total({'head': counts.pop('head')})
+    return (
+        (count_parameters(model.backbone), total(counts)),
+        (count_parameters(model.cls_head), of_head),
+    )
 
 
 def size_of(backbone: ConfigDict) -> str:
