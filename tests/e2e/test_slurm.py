@@ -135,7 +135,7 @@ def test_a_job_out_of_time_goes_on_as_if_it_had_not_stopped(cluster, one_node, p
 def test_tasks_of_srun_share_a_study(env, run, tmp_path):
     tasks = ('direction', 'parts')
     names = [f'{task}-sifa_from_scratch-0' for task in tasks]
-    options = ['--cfg-options', 'iterations=10', 'batch_size=4', 'test_clips=48']
+    options = ['--cfg-options', 'iterations=10', 'batch_size=4', 'test_clips=24']
     study = ['python', 'projects/study/run.py', '--out', tmp_path, '--jobs', '1', '--only', *names]
     srun = ['srun', '-p', 'ci', '-n', '2', '--label']
     done = run(*srun, *study, *options, env=env)

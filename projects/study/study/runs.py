@@ -30,7 +30,7 @@ from study.synthetic import SyntheticClips
 RUN = 'import sys, pathlib, study; study.train_and_test(pathlib.Path(sys.argv[1]))'
 PROJECT = str(Path(__file__).parents[1])  # where this package is found
 CURVE_POINTS = 48
-FIT_CLIPS, FIT_STREAM = 384, 2  # clips of neither the training nor the test
+FIT_CLIPS, FIT_STREAM = 384, 2  # clips of neither the training nor the test, at most as many
 POLL = 0.2  # seconds
 
 
@@ -87,7 +87,8 @@ def train_and_test(folder: Path) -> dict:
         result['confusion'] = _confusion(runner)
     attends = any(isinstance(module, SIFA) for module in runner.model.modules())
     if attends and isinstance(clips, SyntheticClips):
-        others = dict(runner.cfg.val_dataloader.dataset, stream=FIT_STREAM, num_clips=FIT_CLIPS)
+        count = min(FIT_CLIPS, len(clips))
+        others = dict(runner.cfg.val_dataloader.dataset, stream=FIT_STREAM, num_clips=count)
         seen = watch(runner.model, clips, fit_motion(runner.model, DATASETS.build(others)))
         result['offsets'] = measure_offsets(seen)
         cases = find_cases(seen)
