@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from forked_programs import ForkedPrograms
-from slurm_cluster import missing_programs
 
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # lets the GPU kernels run on the CPU
@@ -47,6 +45,8 @@ def _missing_triton():
 
 
 def _missing_slurm():
+    from slurm_cluster import missing_programs
+
     programs = ', '.join(missing_programs())
     return programs and f"{programs} not found: 'bash tools/setup_debian.sh slurm' installs Slurm"
 
@@ -133,9 +133,14 @@ def root() -> Path:
 
 @pytest.fixture(scope='session', autouse=True)
 def _quick_runs():
-    """Spare runs in this process that MMEngine formats the config for the log and checkpoints."""
+    """Spare runs in this process that MMEngine formats the config for the log and checkpoints.
+
+    And that it collects garbage with each data set, a tenth of a second among all modules.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if find_spec('mmengine'):
+            no_garbage = SimpleNamespace(collect=int)
+            patch.setattr('mmengine.dataset.base_dataset.gc', no_garbage)
             name = 'mmengine.config.config.FormatCode'  # not in the fork
             patch.setattr(name, lambda text, **_: (text, True), raising=False)
         yield
@@ -152,7 +157,7 @@ def _scope_and_seed():
 
 @pytest.fixture(scope='module', autouse=True)
 def _freeze_modules():
-    """Spare the modules from garbage collection, which MMEngine asks for with each data set."""
+    """Spare the modules from garbage collection."""
     gc.collect()
     gc.freeze()
 
@@ -186,6 +191,8 @@ def run(request):
 @pytest.fixture(scope='session')
 def forked(tmp_path_factory) -> dict[str, str]:
     """The variables in which ``python``, ``mim``, ``mmsifa`` and ``torchrun`` start at once."""
+    from forked_programs import ForkedPrograms
+
     with ForkedPrograms(tmp_path_factory.mktemp('programs')) as programs:
         yield os.environ | {'PATH': f'{programs.folder}{os.pathsep}{os.environ["PATH"]}'}
 
