@@ -68,7 +68,7 @@ def draw_accuracy(entry: dict) -> bytes:
             axes.errorbar(
                 np.arange(len(means)) + shift,
                 means,
-                yerr=[means - least, most - means],
+                yerr=np.abs([means - least, most - means]),  # rounding may turn 0 negative
                 fmt='o-',
                 ms=3,
                 lw=0.9,
@@ -159,7 +159,7 @@ def draw_costs(summary: dict) -> bytes:
                 axes.errorbar(
                     costs[model]['multiply_adds'] / 1e6,
                     100 * spread['mean'],
-                    yerr=[[100 * below], [100 * above]],
+                    yerr=np.abs([[100 * below], [100 * above]]),
                     fmt='s' if _is_swin(model) else 'o',
                     color=NETWORKS[model].colour,
                     label=NETWORKS[model].title,

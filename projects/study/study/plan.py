@@ -29,7 +29,6 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 SEEDS = (0, 1, 2)
 QUICK_MODELS = ('c2d', 'temporal_conv', 'sifa_slow_offsets')
 VIDEO_MODELS = ('sifa_both_ways', 'tsm', 'temporal_conv', 'sifa_slow_offsets', 'c2d')
-NOT_DRAWN = ('sifa_both_ways',)  # not compared on drawn clips
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
 # What options may change of the values at the top of a config; entries are made of the others.
@@ -179,8 +178,7 @@ class Study:
     @cached_property
     def runs(self) -> list[Run]:
         """All runs; those from which others start come first, then those of the first seed."""
-        seeds = SEEDS[:1] if self.quick else SEEDS
-        models = QUICK_MODELS if self.quick else tuple(m for m in NETWORKS if m not in NOT_DRAWN)
+        seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, tuple(NETWORKS))
         tasks = {task: models for task in TASKS}
         for name in sets_in(self.videos) if self.videos else ():
             tasks |= {f'{name}.{part}': VIDEO_MODELS for part in VIDEO_SETS[name].parts}

@@ -32,6 +32,7 @@ from study import (
     work_through,
     write_report,
 )
+from study.charts import draw_accuracy
 from study.plan import CONFIGS, NETWORKS
 
 pytestmark = pytest.mark.slow
@@ -359,6 +360,13 @@ def test_the_report_is_made_of_them_alone(tmp_path):
         'results.json', 'table.md', 'costs.png', *pictures
     }  # fmt: skip
     assert (tmp_path / 'results.json').read_text() == RESULTS.read_text()
+
+
+def test_accuracy_is_drawn_where_all_seeds_have_the_same():
+    entry = summarize(read_results(PROJECT))['tasks']['direction']
+    spreads = [s for m in entry['models'].values() for s in m['by_displacement'].values()]
+    assert any(spread['std'] == 0 for spread in spreads)
+    assert draw_accuracy(entry).startswith(b'\x89PNG')
 
 
 def test_the_page_shows_the_table_and_the_pictures():
