@@ -1,10 +1,12 @@
 """The op in PyTorch's own operators: the form that exports, for programs without mmsifa."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import mmsifa.ops.torch_op  # noqa: F401  (registers the operator)
 from mmsifa.ops.arguments import AttentionOptions
@@ -65,11 +67,23 @@ def _positions(offset: Tensor, kernel_size: int, dilation: int) -> tuple[Tensor,
     return y, x
 
 
-def _decompose(query: Tensor, value: Tensor, offset: Tensor, *args: Any) -> Tensor:
-    """Take the operator's arguments; its strides, so that the layers after it need no others."""
-    out = inter_frame_attention(query, value, offset, AttentionOptions(*args[:5]))
-    return out.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+class Exportable(TorchFunctionMode):
+    """Within this context ``torch.export`` traces the op in PyTorch's own operators.
 
+    Example:
+        >>> from mmsifa.models import SIFA
+        >>> with Exportable():
+        ...     program = torch.export.export(SIFA(4).eval(), (torch.ones(1, 2, 4, 6, 6),))
+        >>> 'mmsifa' in str(program.graph)
+        False
+    """
 
-#: For ``torch.export``: what the operator becomes in an exported program.
-DECOMPOSITIONS = {torch.ops.mmsifa.inter_frame_attention.default: _decompose}
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Take the operator's place, and its strides, so that the layers after need no others."""
+        if func is not torch.ops.mmsifa.inter_frame_attention.default:
+            return func(*args, **(kwargs or {}))
+        query, value, offset, *options = args
+        out = inter_frame_attention(query, value, offset, AttentionOptions(*options[:5]))
+        return out.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)

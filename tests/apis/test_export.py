@@ -32,7 +32,12 @@ from mmsifa.fileio.atomic_write import check_writable, write_atomically
 from mmsifa.fileio.video import UnreadableVideoError, VideoReader, VideoWriter
 from mmsifa.models import SIFA
 
-NET = dict(stage_blocks=(1, 1, 1, 2), base_channels=4, dual_path=True)
+NET = dict(
+    stage_blocks=(1, 1, 1, 2),
+    stage_with_sifa=(False, False, False, True),  # once on each path
+    base_channels=4,
+    dual_path=True,
+)
 CROPPED = [
     dict(type='DecordInit'),
     dict(type='SampleFrames', clip_len=8, frame_interval=2, num_clips=2, test_mode=True),

@@ -29,6 +29,7 @@ from mmsifa.apis.export.formats import FORMATS, describe
 from mmsifa.apis.export.scorer import Preprocess, Scorer
 from mmsifa.datasets.pipelines import frame_size
 from mmsifa.fileio.atomic_write import write_atomically
+from mmsifa.ops.exportable import Exportable
 
 TOLERANCE = 1e-3  # a SIFA-Net-50 in PyTorch was up to 4e-4 off itself in float64
 _MAX_SIDE = 16384
@@ -255,6 +256,7 @@ class Exporter:
                 _explained(f'torch.export cannot trace {name}'),
                 torch.no_grad(),
                 sdpa_kernel(SDPBackend.MATH),
+                Exportable(),
             ):
                 return torch.export.export(
                     self.scorer, (example.to(self.device),), dynamic_shapes=(dims,), strict=False

@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmsifa.datasets.pipelines import sampling_of, video_pipeline
 from mmsifa.installation import __version__
-from mmsifa.ops.exportable import DECOMPOSITIONS
 
 OUTPUT = 'scores'
 _MAX_PROTOBUF = 2**31
@@ -60,9 +59,7 @@ class ONNX:
         with warnings.catch_warnings(), _quiet_torchvision(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter('ignore')
             exported: Any = torch.onnx.export(
-                program.run_decompositions(
-                    {**DECOMPOSITIONS, torch.ops.aten.view.default: _reshape}
-                ),
+                program,
                 (),
                 dynamo=True,
                 verbose=False,
@@ -87,11 +84,6 @@ class ONNX:
         )
         name = session.get_inputs()[0].name
         return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-
-def _reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Change the shape of a tensor whose strides may be others than those that were traced."""
-    return torch.ops.aten._unsafe_view(x.contiguous(), shape)
 
 
 @contextmanager
@@ -129,7 +121,7 @@ class AOTInductor:
     def write(self, program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
         """Compile a program; write it and text about it into one file."""
         torch._inductor.aoti_compile_and_package(
-            program.run_decompositions(DECOMPOSITIONS),
+            program,
             package_path=str(path),
             inductor_configs={'aot_inductor.metadata': metadata},
         )

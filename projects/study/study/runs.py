@@ -30,7 +30,7 @@ from study.synthetic import SyntheticClips
 RUN = 'import sys, pathlib, study; study.train_and_test(pathlib.Path(sys.argv[1]))'
 PROJECT = str(Path(__file__).parents[1])  # where this package is found
 CURVE_POINTS = 48
-FIT_CLIPS, FIT_STREAM = 384, 2  # clips of neither the training nor the test, at most as many
+FIT_CLIPS, FIT_STREAM = 384, 2  # clips of neither training nor test, no more than the test has
 POLL = 0.2  # seconds
 
 
