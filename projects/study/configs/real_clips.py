@@ -2,11 +2,10 @@ _base_ = 'schedule.py'
 
 start = 'direction'  # the task whose weights each network starts from
 num_classes = 10
+iterations = 400
 batch_size = 16
 num_frames = 16  # spread over the video
 size = (80, 64)  # width and height
-
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
 
 # No flips: they change what a gesture means
 train_pipeline = [
