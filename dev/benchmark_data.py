@@ -22,39 +22,22 @@ from typing import Any
 
 import av
 import cv2
-from mmaction.datasets.transforms import DecordDecode, DecordInit
-from mmaction.registry import DATASETS, TRANSFORMS
+from mmaction.registry import DATASETS
 from mmengine.registry import DefaultScope
 
-OPEN, LOAD = DecordInit._get_video_reader, DecordDecode._decord_load_frames  # mmsifa patches them
-
-from mmsifa.__main__ import main as mmsifa  # noqa: E402
-from mmsifa.apis import load_config  # noqa: E402
-from mmsifa.apis.analysis import processor_name  # noqa: E402
-from mmsifa.commands.benchmark_data import loaders, step_times, timed_clips  # noqa: E402
-from mmsifa.commands.prepare_videos import SUMMARY  # noqa: E402
-from mmsifa.datasets.reading_process import ReadingProcess  # noqa: E402
-from mmsifa.fileio.text_files import table  # noqa: E402
-from mmsifa.fileio.video import VideoReader  # noqa: E402
+from mmsifa.__main__ import main as mmsifa
+from mmsifa.apis import load_config
+from mmsifa.apis.analysis import processor_name
+from mmsifa.commands.benchmark_data import loaders, step_times, timed_clips
+from mmsifa.commands.prepare_videos import SUMMARY
+from mmsifa.datasets.reading_process import ReadingProcess
+from mmsifa.fileio.text_files import table
+from mmsifa.fileio.video import VideoReader
 
 CONFIG = 'sifa_r50_k400'
 WANTED = 300  # clips a second
 ROUNDS = 3
 PARTS, GREY = ('reading', 'jitter', 'grey and blur', 'rest'), 2
-
-
-@TRANSFORMS.register_module()
-class UpstreamDecordInit(DecordInit):
-    """MMAction2's, with decord."""
-
-    _get_video_reader = OPEN
-
-
-@TRANSFORMS.register_module()
-class UpstreamDecordDecode(DecordDecode):
-    """MMAction2's, with decord."""
-
-    _decord_load_frames = LOAD
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,8 +49,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--workers', type=int, nargs='+', default=[1, 2], help='(1 2)')
     parser.add_argument('--seconds', type=float, default=3, help='of each in a round (3)')
     args = parser.parse_args(argv)
-    if OPEN.__module__ != DecordInit.__module__:
-        raise RuntimeError('mmsifa was imported before, so MMAction2 would read by PyAV')
     cv2.setNumThreads(0)  # as MMEngine does for training
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,14 @@ from .checked import (
 from .class_folders import ClassFolders, split_class_folders, write_lists
 from .clip_augmentation import ClipAugmentation
 from .scenes import Scene, draw_sprite, draw_texture
-from .transforms import ClipColorJitter, ClipGaussianBlur, ClipGrayscale, ClipRandAugment
+from .transforms import (
+    ClipColorJitter,
+    ClipGaussianBlur,
+    ClipGrayscale,
+    ClipRandAugment,
+    UpstreamDecordDecode,
+    UpstreamDecordInit,
+)
 
 __all__ = [
     'AnnotationError',
@@ -31,6 +38,8 @@ __all__ = [
     'FaultTolerantRawframeDataset',
     'FaultTolerantVideoDataset',
     'Scene',
+    'UpstreamDecordDecode',
+    'UpstreamDecordInit',
     'annotation_lines',
     'draw_sprite',
     'draw_texture',

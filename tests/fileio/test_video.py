@@ -179,6 +179,14 @@ def test_the_fast_mode_of_decord_gets_them_too(files):
     assert [number_of(image) for image in results['imgs']] == [7, 33]
 
 
+def test_decord_stays_an_option(files):
+    steps = [dict(type='UpstreamDecordInit', num_threads=2), dict(type='UpstreamDecordDecode')]
+    results = dict(filename=str(files('h264.mp4')), frame_inds=np.array([7, 33]))
+    opened = Compose(steps[:1])(dict(results))
+    assert type(opened['video_reader']).__module__.startswith('decord')
+    assert [number_of(image) for image in Compose(steps)(results)['imgs']] == [7, 33]
+
+
 def test_mmaction2_draws_the_frames_that_are_shown(files):
     drawn = ActionVisualizer()._load_video(str(files('trimmed.mp4')))
     np.testing.assert_array_equal(np.stack(drawn)[..., ::-1], shown(files('trimmed.mp4')))

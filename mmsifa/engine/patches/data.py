@@ -19,14 +19,18 @@ def patch_video_reading():
     they are reordered (dmlc/decord#195, #365, #373). The steps of Decord, OpenCV and PIMS read by
     :class:`~mmsifa.fileio.video.VideoReader`, ``DecordDecode(mode='efficient')`` too, which gave
     key frames. ``PyAVDecode`` decodes from the start, so only its count is wrong.
+    ``UpstreamDecordInit`` and ``UpstreamDecordDecode`` unwrap the functions of MMAction2.
     """
     from mmaction.datasets import transforms as steps
 
+    wrap = functools.partial(functools.update_wrapper, assigned=())
+    wrap(_get_video_reader, steps.DecordInit._get_video_reader)
+    wrap(_load_frames, steps.DecordDecode._decord_load_frames)
     for init in (steps.DecordInit, steps.OpenCVInit, steps.PIMSInit):
         init._get_video_reader = _get_video_reader
         init.transform = steps.DecordInit.transform
     for decode in (steps.DecordDecode, steps.OpenCVDecode, steps.PIMSDecode):
-        decode._decord_load_frames = lambda self, reader, inds: reader.frames(inds)
+        decode._decord_load_frames = _load_frames
         decode.transform = steps.DecordDecode.transform
     steps.PyAVInit.transform = _counting(steps.PyAVInit.transform)
 
@@ -57,6 +61,10 @@ def _get_video_reader(self, filename):
         self.file_client = FileClient(self.io_backend, **self.kwargs)
     content = self.file_client.get(filename)
     return VideoReader(io.BytesIO(content), getattr(self, 'num_threads', 1))
+
+
+def _load_frames(self, reader, inds):
+    return reader.frames(inds)
 
 
 def _counting(upstream):
