@@ -35,9 +35,12 @@ SIDES = {
     'MMAction2': tuple(ALONE.values()),
     'forks': ('onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', ALONE['mmaction']),
 }
-OF_MMACTION2 = ('decord2', 'opencv-python-headless', 'imageio-ffmpeg', 'tensorboard', 'triton')
-OP = ('tests/ops',)
-TRAINING = ('tests/checkpoints', 'tests/engine')
+OF_MMACTION2 = ('decord2', 'opencv-python-headless', 'triton')
+OP: tuple[str, ...] = ('tests/ops',)
+ALL = (
+    *(f'tests/{name}' for name in ('apis', 'checkpoints', 'commands', 'datasets', 'engine')),
+    *('tests/fileio', 'tests/models', *OP, 'tests/test_configs.py'),
+)
 
 
 class Environment(NamedTuple):
@@ -55,7 +58,7 @@ ENVIRONMENTS = (
     Environment('3.11', '2.13.0', 'forks'),
     Environment('3.12', '2.10.0', 'MMAction2'),
     Environment('3.13', '2.10.0', 'op alone'),
-    Environment('3.13', '2.13.0', 'MMAction2'),
+    Environment('3.13', '2.15.0', 'MMAction2'),
 )
 
 VERSIONS = """
@@ -103,12 +106,12 @@ def try_out(environment: Environment, wheel: Path, tests: Path, folder: Path) ->
     run('uv', 'venv', '--quiet', '--python', environment.python, folder, cwd=tests)
     install = ('uv', 'pip', 'install', '--quiet', '--python', folder)
     packages = [f'torch=={environment.torch}', 'numpy', 'pytest', 'pytest-xdist', 'setuptools<81']
-    asked: tuple[str, ...] = OP
-    if environment.side != 'op alone':
-        packages += [f'mmsifa[mmaction2] @ {wheel.as_uri()}', *OF_MMACTION2]
-        asked += TRAINING
-    else:
+    if environment.side == 'op alone':
+        asked = OP
         packages.append(str(wheel))
+    else:
+        asked = ALL
+        packages += [f'mmsifa[tests] @ {wheel.as_uri()}', *OF_MMACTION2]
     run(*install, *packages, cwd=tests)
     if SIDES[environment.side]:
         run(*install, '--no-deps', *SIDES[environment.side], cwd=tests)
@@ -147,18 +150,20 @@ def page(entries: list[dict[str, Any]]) -> str:
         engine, mmcv = there.get('mmengine', '-'), there.get('mmcv', there.get('mmcv-lite', '-'))
         counts = entry['passed'], entry['skipped'], len(entry['failed'])
         versions = [entry['python'], entry['torch'], engine, mmcv]
-        rows.append([*versions, *map(str, counts)])
+        folders = [name.removeprefix('tests/') for name in entry['tests']]
+        tests = 'all' if entry['tests'] == [*ALL] else '+'.join(folders)
+        rows.append([*versions, tests, *map(str, counts)])
     days = sorted(entry['date'] for entry in entries)
     when = ' to '.join(dict.fromkeys([days[0], days[-1]]))
     machines = ' and '.join(sorted({entry['machine'] for entry in entries}))
-    head = ['Python', 'PyTorch', 'MMEngine', 'MMCV', 'passed', 'skipped', 'failed']
+    head = ['Python', 'PyTorch', 'MMEngine', 'MMCV', 'tests of', 'passed', 'skipped', 'failed']
     return f"""# Tested versions
 
-Written by [dev/compatibility.py](../dev/compatibility.py): the fast tests of `{' '.join(OP)}`, with
-MMAction2 also `{' '.join(TRAINING)}`, on a wheel, {when}, {machines}, no GPU.
-MMEngine 0.10.12 and MMCV 2.3.6 are the forks `onedl-*`.
+Written by [dev/compatibility.py](../dev/compatibility.py): fast tests of one wheel, {when},
+{machines}, no GPU. Other packages are the newest that fit. MMEngine 0.10.12 and MMCV 2.3.6
+are the forks `onedl-*`.
 
-{table(head, rows, words=4)}"""
+{table(head, rows, words=5)}"""
 
 
 def main() -> None:

@@ -58,6 +58,11 @@ def _safe_load(f, *args, **kwargs):
         if os.path.isdir(f):
             raise refused(f, 'it is a folder')
         if str(f).endswith('.safetensors'):  # no pickle
+            if torch.__version__ < '2.10':
+                raise CheckpointError(
+                    f'cannot load {f}: safetensors need PyTorch 2.10 or later, this is '
+                    f'{torch.__version__}: update it, or load the file where it is newer'
+                )
             return _torch_load(f, *args, **kwargs)
         with open(f, 'rb') as file:  # once, so that what is scanned is what is loaded
             return _safe_load(file, *args, **kwargs)

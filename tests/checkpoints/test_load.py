@@ -23,6 +23,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner, load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch.torch_version import TorchVersion
 
 from mmsifa.__main__ import main
 from mmsifa.checkpoints.fit import check_fit, load_fitting_weights, state_dict_in, without_place
@@ -346,10 +347,14 @@ def test_numbers_come_back_as_they_were(dtype, tmp_path):
     assert type(pickle.loads(pickle.dumps(array, 5))) is np.ndarray
 
 
-def test_safetensors_load(tmp_path, import_or_skip):
-    import_or_skip('safetensors.torch').save_file({'x': torch.ones(2)}, tmp_path / 'x.safetensors')
-    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / 'x.safetensors'), 'cpu', None)
-    assert loaded['x'].tolist() == [1, 1]
+def test_safetensors_load_where_pytorch_reads_them(tmp_path, import_or_skip, monkeypatch):
+    path = str(tmp_path / 'x.safetensors')
+    import_or_skip('safetensors.torch').save_file({'x': torch.ones(2)}, path)
+    if torch.__version__ >= '2.10':
+        assert CheckpointLoader.load_checkpoint(path, 'cpu', None)['x'].tolist() == [1, 1]
+    monkeypatch.setattr('torch.__version__', TorchVersion('2.9.1'))
+    with pytest.raises(CheckpointError, match=r'need PyTorch 2\.10 or later, this is 2\.9'):
+        CheckpointLoader.load_checkpoint(path, 'cpu', None)
 
 
 # What is wrong with a call is not said of the file
