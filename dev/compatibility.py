@@ -159,7 +159,7 @@ def page(entries: list[dict[str, Any]]) -> str:
     head = ['Python', 'PyTorch', 'MMEngine', 'MMCV', 'tests of', 'passed', 'skipped', 'failed']
     return f"""# Tested versions
 
-Written by [dev/compatibility.py](../dev/compatibility.py): fast tests of one wheel, {when},
+Written by [dev/compatibility.py](../dev/compatibility.py): fast tests of a wheel, {when},
 {machines}, no GPU. Other packages are the newest that fit. MMEngine 0.10.12 and MMCV 2.3.6
 are the forks `onedl-*`.
 
