@@ -13,7 +13,7 @@ from mmengine.utils import to_2tuple
 
 from mmsifa.fileio.config_files import config_errors
 
-VIDEO_DECODERS = ('DecordDecode', 'PyAVDecode', 'OpenCVDecode', 'PIMSDecode')
+VIDEO_DECODERS = 'DecordDecode', 'UpstreamDecordDecode', 'PyAVDecode', 'OpenCVDecode', 'PIMSDecode'
 CROPS = {'CenterCrop': 1, 'ThreeCrop': 3, 'TenCrop': 10}  # crops that each takes of a frame
 
 

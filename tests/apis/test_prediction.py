@@ -142,6 +142,15 @@ def test_mmaction2s_own_recognizers_give_the_scores_of_its_inference_api(name, c
     torch.testing.assert_close(result.predictions[0].scores, expected)
 
 
+@pytest.mark.parametrize('decoder', ['UpstreamDecord', 'PyAV', 'OpenCV', 'PIMS'])
+def test_configs_of_other_decoders_predict_by_ours(decoder):
+    config = load_config('sifa_tiny_motion')
+    ours = video_pipeline(config)[0]
+    for step in config.test_dataloader.dataset.pipeline:
+        step.type = step.type.replace('Decord', decoder)
+    assert video_pipeline(config)[0] == ours
+
+
 def test_damaged_videos_are_named_and_cost_nothing_else(command, clips, motion_data, tmp_path, run):
     folder = tmp_path / 'videos'
     (folder / 'deep').mkdir(parents=True)
