@@ -141,6 +141,7 @@ def test_frames_times_and_colours_stay(name, sources, prepared):
         assert np.abs(difference.mean((0, 1))).max() < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', GOOD)
 def test_prepared_videos_are_small_upright_and_silent(name, sources, prepared):
     old = VideoReader(sources / name)

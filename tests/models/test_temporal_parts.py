@@ -366,6 +366,7 @@ def test_wrong_parts_of_swin_are_named(parts):
         SIFATransformer(ARCH, out_indices=(1,), temporal_parts=parts)
 
 
+@pytest.mark.slow
 def test_multiply_adds_of_options_are_counted():
     config = load_config('sifa_tiny_motion')
     counts = []

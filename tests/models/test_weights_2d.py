@@ -14,6 +14,7 @@ from mmsifa.models import SIFANet, SIFATransformer
 DEEPER = dict(embed_dims=16, depths=(2, 2, 3, 2), num_heads=(1, 2, 4, 8))
 
 
+@pytest.mark.slow
 def test_2d_weights_fill_the_stem_and_both_fourth_stages(weights_file):
     weights = torch.load(weights_file)
     net = SIFANet(pretrained=weights_file)
@@ -45,6 +46,7 @@ def test_2d_weights_load_under_mmpretrains_names_as_under_torchvisions(weights_f
             assert torch.equal(state[name], tensor), name
 
 
+@pytest.mark.slow
 def test_2d_weights_of_a_data_parallel_model_load(weights_file, tmp_path):
     weights = torch.load(weights_file)
     torch.save({f'module.{k}': v for k, v in weights.items()}, tmp_path / 'parallel.pth')

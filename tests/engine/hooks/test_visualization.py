@@ -125,6 +125,7 @@ def test_pictures_show_the_frames_of_their_video(trained, motion_data):
         assert any(np.array_equal(frames[i : i + 16], inspection.frames) for i in range(3))
 
 
+@pytest.mark.slow
 def test_both_backends_get_the_same(vis_data):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
