@@ -31,6 +31,7 @@ from mmsifa.apis.analysis import processor_name
 from mmsifa.commands.benchmark_data import loaders, step_times, timed_clips
 from mmsifa.commands.prepare_videos import SUMMARY
 from mmsifa.datasets.reading_process import ReadingProcess
+from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import table
 from mmsifa.fileio.video import VideoReader
 
@@ -65,8 +66,8 @@ def main(argv: list[str] | None = None) -> None:
             ],
         }
     report['load_averages'] = [round(load, 1), round(os.getloadavg()[0], 1)]
-    args.out.with_suffix('.json').write_text(json.dumps(report, indent=1) + '\n')
-    args.out.with_suffix('.md').write_text(page(report))
+    write_atomically(args.out.with_suffix('.json'), json.dumps(report, indent=1) + '\n')
+    write_atomically(args.out.with_suffix('.md'), page(report))
 
 
 def make_sources(videos: Path, folder: Path) -> dict[str, Path]:

@@ -11,18 +11,13 @@ from .checked import (
     FaultTolerant,
     FaultTolerantRawframeDataset,
     FaultTolerantVideoDataset,
+    UpstreamDecordDecode,
+    UpstreamDecordInit,
 )
 from .class_folders import ClassFolders, split_class_folders, write_lists
 from .clip_augmentation import ClipAugmentation
 from .scenes import Scene, draw_sprite, draw_texture
-from .transforms import (
-    ClipColorJitter,
-    ClipGaussianBlur,
-    ClipGrayscale,
-    ClipRandAugment,
-    UpstreamDecordDecode,
-    UpstreamDecordInit,
-)
+from .transforms import ClipColorJitter, ClipGaussianBlur, ClipGrayscale, ClipRandAugment
 
 __all__ = [
     'AnnotationError',

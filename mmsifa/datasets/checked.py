@@ -1,13 +1,17 @@
-"""MMAction2's data sets: with lists that are checked, and going on without unreadable videos."""
+"""MMAction2's data sets: with lists that are checked, and going on without unreadable videos.
+
+And the steps that read by decord, as MMAction2 does.
+"""
 
 import os
 import traceback
+from inspect import unwrap
 from typing import Any
 
 import cv2
 from mmaction.datasets import BaseActionDataset, RawframeDataset, VideoDataset
 from mmaction.datasets import transforms as steps
-from mmaction.registry import DATASETS
+from mmaction.registry import DATASETS, TRANSFORMS
 
 from mmsifa.datasets.annotations import read_annotations
 from mmsifa.fileio.text_files import escape_path
@@ -20,6 +24,27 @@ READING_STEPS = (
     steps.RawFrameDecode,
 )
 PROGRAMMING_ERRORS = (ImportError, KeyError, TypeError, AttributeError, NameError)
+
+
+@TRANSFORMS.register_module()
+class UpstreamDecordInit(steps.DecordInit):
+    """Open a video by decord, as MMAction2's ``DecordInit`` does without mmsifa.
+
+    It takes the arguments of ``DecordInit``. decord needs ``UpstreamDecordDecode`` beside it, and
+    gives other frames than asked for in trimmed videos and in AVI, MPEG-TS and MPEG-PS.
+
+    Example:
+        >>> pipeline = [dict(type='UpstreamDecordInit'), dict(type='UpstreamDecordDecode')]
+    """
+
+    _get_video_reader = unwrap(steps.DecordInit._get_video_reader)
+
+
+@TRANSFORMS.register_module()
+class UpstreamDecordDecode(steps.DecordDecode):
+    """Decode frames by decord: see :class:`UpstreamDecordInit`. Arguments of ``DecordDecode``."""
+
+    _decord_load_frames = unwrap(steps.DecordDecode._decord_load_frames)
 
 
 def reason_of(step: str, error: Exception) -> str:

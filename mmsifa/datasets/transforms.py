@@ -1,5 +1,5 @@
 # ruff: noqa: NPY002  (MMEngine seeds NumPy's global generator in each loader worker)
-"""Clip augmentations of the SIFA recipes, on the ``imgs`` that MMAction2 decodes; decord's steps.
+"""Clip augmentations of the SIFA recipes, on the ``imgs`` that MMAction2 decodes.
 
 Each transform draws its parameters once per call and applies them to every frame, so that the
 motion between frames survives. They always apply: wrap them, as any other transform, in MMCV's
@@ -16,12 +16,10 @@ The children of ``RandomApply`` are looked up in the default scope, so a config 
 
 import math
 from collections.abc import Callable, Sequence
-from inspect import unwrap
 
 import cv2
 import numpy as np
 import torch
-from mmaction.datasets.transforms import DecordDecode, DecordInit
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 from PIL import Image, ImageEnhance, ImageOps
@@ -32,27 +30,6 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B (ITU-R BT.601)
 
 Fill = tuple[int, ...]
 Op = Callable[[Image.Image, float, Fill], Image.Image]
-
-
-@TRANSFORMS.register_module()
-class UpstreamDecordInit(DecordInit):
-    """Open a video by decord, as MMAction2's ``DecordInit`` does without mmsifa.
-
-    It takes the arguments of ``DecordInit``. decord needs ``UpstreamDecordDecode`` beside it, and
-    gives other frames than asked for in trimmed videos and in AVI, MPEG-TS and MPEG-PS.
-
-    Example:
-        >>> steps = [dict(type='UpstreamDecordInit'), dict(type='UpstreamDecordDecode')]
-    """
-
-    _get_video_reader = unwrap(DecordInit._get_video_reader)
-
-
-@TRANSFORMS.register_module()
-class UpstreamDecordDecode(DecordDecode):
-    """Decode frames by decord: see :class:`UpstreamDecordInit`. Arguments of ``DecordDecode``."""
-
-    _decord_load_frames = unwrap(DecordDecode._decord_load_frames)
 
 
 class ClipTransform(BaseTransform):
