@@ -23,10 +23,11 @@ val_pipeline = test_pipeline = [
     train_pipeline[2],
     *train_pipeline[4:],
 ]
-# What tells how much the order of the frames says
+# What tells how much the order of the frames says, and what preparing the videos costs
 disturbances = dict(
     shuffled=dict(
-        pipeline=[*val_pipeline[:3], dict(type='ShuffleFrames'), *val_pipeline[3:]]))
+        pipeline=[*val_pipeline[:3], dict(type='ShuffleFrames'), *val_pipeline[3:]]),
+    prepared=dict(pipeline=[dict(val_pipeline[0], short_side=80), *val_pipeline[1:]]))
 
 # run.py writes the lists
 videos = dict(type='VideoDataset', data_prefix=dict(video='data'), delimiter='\t')

@@ -136,6 +136,33 @@ def _draw_trunks(
         return small_png(figure)
 
 
+def draw_confusion(entry: dict) -> bytes:
+    """Draw what a task's models take the clips of each class for, in all seeds together.
+
+    Args:
+        entry: The task's entry in ``tasks`` of a summary, with ``classes``.
+
+    Returns:
+        A PNG file: a panel for each model, a row of shares for each class.
+    """
+    models, classes = entry['models'], entry['classes']
+    ticks = range(len(classes))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.5 + 2.2 * len(models), 3.4), layout='constrained')
+        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for axes, (model, values) in zip(panels, models.items(), strict=True):
+            counts = np.array(values['confusion'])
+            shares = axes.imshow(
+                counts / counts.sum(axis=1, keepdims=True), 'Blues', vmin=0, vmax=1
+            )
+            axes.set_title(NETWORKS[model].title, fontsize=8)
+            axes.set_xticks(ticks, classes, rotation=90)
+            axes.set_yticks(ticks, classes)
+        figure.supxlabel('taken for', fontsize=9)
+        figure.colorbar(shares, ax=panels, shrink=0.6, label="share of a class's clips")
+        return small_png(figure)
+
+
 def draw_costs(summary: dict) -> bytes:
     """Draw the accuracy on each task against the multiply-adds.
 

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmsifa.apis import change_config
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.config_files import config_errors
-from study.real_videos import VIDEO_SETS, sets_in, split_clips
+from study.real_videos import VIDEO_SETS, class_names, sets_in, split_clips
 
 # The task of single frames, from whose networks the others start.
 IMAGE = 'image'
@@ -262,6 +262,7 @@ class Study:
             raise ValueError(f'{run.task} needs a folder of videos, --videos')
         config.study.videos = str(self.videos.absolute())
         config.clips = split_clips(self.videos, task, part)
+        config.classes = class_names(self.videos, task)
         train.times = max(1, round(clips / len(config.clips.train)))
         prefix = dict(video=str((self.videos / task).absolute()))
         for dataset, split in ((train.dataset, 'train'), *((test, 'val') for test in tests)):

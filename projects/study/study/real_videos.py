@@ -4,6 +4,7 @@ import csv
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
@@ -12,6 +13,7 @@ from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 from numpy.typing import NDArray
 
+from mmsifa.fileio.reencoding import Encoding, reencode
 from mmsifa.fileio.video import VideoReader
 
 
@@ -86,6 +88,18 @@ def split_clips(folder: Path, name: str, part: str) -> dict[str, list[tuple[str,
     return clips
 
 
+def class_names(folder: Path, name: str) -> list[str]:
+    """Read the names of a set's classes, by their labels; the labels where it has none.
+
+    Args:
+        folder: The folder of the sets' folders.
+        name: A key of ``VIDEO_SETS``.
+    """
+    with (folder / name / 'clips.csv').open(newline='', encoding='utf-8') as file:
+        names = {int(row['label']): row.get('class') for row in csv.DictReader(file)}
+    return [names.get(label) or str(label) for label in range(max(names) + 1)]
+
+
 class KeptFrames:
     """Frames of a video, evenly spread and small, in memory; a reader for ``DecordDecode``.
 
@@ -93,12 +107,18 @@ class KeptFrames:
         file: The video.
         num_frames: How many of its frames; all, where it has fewer.
         height: Their height in pixels.
+        short_side: If given, they are those of the file that ``mmsifa prepare-videos`` makes of the
+            video with this ``--short-side``.
     """
 
-    def __init__(self, file: str, num_frames: int, height: int) -> None:
-        reader = VideoReader(file)
-        count = min(num_frames, len(reader))
-        frames = reader.frames(np.linspace(0, len(reader) - 1, count).round().astype(int))
+    def __init__(self, file: str, num_frames: int, height: int, short_side: int | None) -> None:
+        with TemporaryDirectory() as folder:
+            if short_side:
+                source, file = file, f'{folder}/prepared.mp4'
+                reencode(source, file, Encoding(short_side))
+            reader = VideoReader(file)
+            count = min(num_frames, len(reader))
+            frames = reader.frames(np.linspace(0, len(reader) - 1, count).round().astype(int))
         size = round(frames[0].shape[1] * height / frames[0].shape[0]), height
         self._frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
 
@@ -119,11 +139,14 @@ class KeepFrames(BaseTransform):
     Args:
         num_frames: How many of its frames, evenly spread; all, where it has fewer.
         height: Their height in pixels.
+        short_side: If given, the video is encoded anew before, as by ``mmsifa prepare-videos`` with
+            this ``--short-side``. Default: None.
     """
 
-    def __init__(self, num_frames: int, height: int) -> None:
+    def __init__(self, num_frames: int, height: int, short_side: int | None = None) -> None:
         self.num_frames = num_frames
         self.height = height
+        self.short_side = short_side
 
     def transform(self, results: dict) -> dict:
         """Add the reader.
@@ -134,12 +157,15 @@ class KeepFrames(BaseTransform):
         Returns:
             The same dict.
         """
-        reader = _kept_frames(results['filename'], self.num_frames, self.height)
+        reader = _kept_frames(results['filename'], self.num_frames, self.height, self.short_side)
         results.update(video_reader=reader, total_frames=len(reader))
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(num_frames={self.num_frames}, height={self.height})'
+        return (
+            f'{type(self).__name__}(num_frames={self.num_frames}, height={self.height}, '
+            f'short_side={self.short_side})'
+        )
 
 
 _kept_frames = functools.cache(KeptFrames)

@@ -6,13 +6,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 from rich.progress import Progress
 
 from mmsifa.apis.analysis import ReportSettings, make_report, total
 from mmsifa.apis.analysis.report_pages import millions
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.fileio.text_files import table
-from study.charts import block_name, draw_accuracy, draw_costs, draw_learning, draw_offsets
+from study.charts import (
+    block_name,
+    draw_accuracy,
+    draw_confusion,
+    draw_costs,
+    draw_learning,
+    draw_offsets,
+)
 from study.offsets import MEASURES
 from study.plan import IMAGE, NETWORKS, TASKS, TITLES, TRUNKS, VIDEO_TASKS, Run, Study
 
@@ -106,13 +114,14 @@ def summarize(results: dict) -> dict:
         results: What :func:`read_results` returns.
 
     Returns:
-        ``pretraining``, the ``top1``, ``iterations`` and ``seconds`` of each trunk on
-        single frames; ``tasks``, in which each task (the parts of a set of videos are one, in which
-        all clips count alike) has its ``chance`` and for each of its
-        ``models`` ``seeds``, ``top1``, ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a
-        curve for each seed) over ``iterations`` and the ``seconds`` of a run; ``costs``; ``svms``.
-        Whatever else differs between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min``
-        and ``max``.
+        ``pretraining``, the ``top1``, ``iterations`` and ``seconds`` of each trunk on single
+        frames; ``tasks``, in which each task (the parts of a set of videos are one, in which all
+        clips count alike) has its ``chance``, the names of its ``classes`` if it has real videos,
+        and for each of its ``models`` ``seeds``, the number of ``runs``, ``top1``,
+        ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a curve for each seed) over
+        ``iterations``, the ``seconds`` of a run and on real videos ``confusion``, how many clips of
+        each class are taken for each, in all seeds; ``costs``; ``svms``. Whatever else differs
+        between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min`` and ``max``.
     """
     groups = defaultdict(list)
     for run in results['runs']:
@@ -124,11 +133,13 @@ def summarize(results: dict) -> dict:
         if task == IMAGE:
             pretraining[model] = {key: runs[0][key] for key in ('top1', 'iterations', 'seconds')}
             continue
+        count = len(runs)
         if 'confusion' in runs[0]:
             runs = [_join_parts([r for r in runs if r['seed'] == s]) for s in _seeds(runs)]
         entry = tasks.setdefault(task, dict(chance=1 / runs[0]['num_classes'], models={}))
         entry['models'][model] = dict(
             seeds=[run['seed'] for run in runs],
+            runs=count,
             top1=_spread([run['top1'] for run in runs]),
             by_displacement={
                 displacement: _spread([run['by_displacement'][displacement] for run in runs])
@@ -143,6 +154,10 @@ def summarize(results: dict) -> dict:
             iterations=runs[0]['iterations'],
             seconds=_spread([run['seconds'] for run in runs]),
         )
+        if 'confusion' in runs[0]:
+            entry['classes'] = runs[0]['classes']
+            counts = np.sum([run['confusion'] for run in runs], axis=0)
+            entry['models'][model]['confusion'] = counts.tolist()
     return dict(pretraining=pretraining, tasks=tasks, costs=results['costs'], svms=results['svms'])
 
 
@@ -158,6 +173,7 @@ def _join_parts(runs: list[dict]) -> dict:
         return sum(n * value for n, value in zip(clips, values, strict=True)) / sum(clips)
 
     return runs[0] | dict(
+        confusion=np.sum([run['confusion'] for run in runs], axis=0),
         top1=mean(run['top1'] for run in runs),
         disturbed={
             name: mean(run['disturbed'][name] for run in runs) for name in runs[0]['disturbed']
@@ -216,6 +232,8 @@ def write_report(out: Path, kind: str = 'full') -> dict:
         write_atomically(out / f'learning_{task}.png', draw_learning(entry))
         if any(model['by_displacement'] for model in entry['models'].values()):
             write_atomically(out / f'accuracy_{task}.png', draw_accuracy(entry))
+        if 'classes' in entry:
+            write_atomically(out / f'confusion_{task}.png', draw_confusion(entry))
         if any(model['offsets'] for model in entry['models'].values()):
             write_atomically(out / f'offsets_{task}.png', draw_offsets(entry))
     if summary['costs']:
@@ -229,6 +247,7 @@ DISTURBANCES = {
     'nonrigid': 'moving parts',
     'light': 'changing light',
     'shuffled': 'shuffled frames',
+    'prepared': 'videos of prepare-videos',
 }
 
 
@@ -271,6 +290,17 @@ def tables(summary: dict) -> str:
             ]
             head = [f'{title}: top-1 %, by what only test clips have', 'nothing']
             blocks.append(table(head + [DISTURBANCES.get(name, name) for name in names], rows))
+        counted = {
+            m: np.array(v['confusion']) for m, v in entry['models'].items() if 'confusion' in v
+        }
+        if counted:
+            clips = next(iter(counted.values())).sum(axis=1).clip(min=1)
+            head = [f'{title}: top-1 %, by class', *entry['classes']]
+            rows = [
+                [NETWORKS[model].title, *(f'{n:.0f}' for n in 100 * counts.diagonal() / clips)]
+                for model, counts in counted.items()
+            ]
+            blocks.append(table(head, rows))
         offsets = {m: v['offsets'] for m, v in entry['models'].items() if v['offsets']}
         if offsets:
             largest = max(record['displacement'] for record in next(iter(offsets.values())))
@@ -327,9 +357,9 @@ def overview(summary: dict) -> str:
         for model, trunk in summary['pretraining'].items()
     ]
     models = [model for entry in tasks.values() for model in entry['models'].values()]
-    count = len(trunks) + sum(len(model['seeds']) for model in models)
+    count = len(trunks) + sum(model['runs'] for model in models)
     seconds = sum(trunk['seconds'] for trunk in summary['pretraining'].values())
-    seconds += sum(len(model['seeds']) * model['seconds']['mean'] for model in models)
+    seconds += sum(model['runs'] * model['seconds']['mean'] for model in models)
     duration = f'{seconds / 3600:.1f} hours' if seconds > 3600 else f'{seconds / 60:.1f} minutes'
     return (
         f'{table(head, rows)}\n'

@@ -84,7 +84,7 @@ def train_and_test(folder: Path) -> dict:
     )
     clips = runner.val_dataloader.dataset
     if not isinstance(clips, SyntheticClips):
-        result['confusion'] = _confusion(runner)
+        result.update(classes=config.classes, confusion=_confusion(runner))
     attends = any(isinstance(module, SIFA) for module in runner.model.modules())
     if attends and isinstance(clips, SyntheticClips):
         count = min(FIT_CLIPS, len(clips))

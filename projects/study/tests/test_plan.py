@@ -1,5 +1,6 @@
 """The plan of a study: its runs, and the config of each."""
 
+import io
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
+from PIL import Image
 
 from mmsifa.commands.make_motion_dataset import write_video
 from study import (
@@ -25,8 +27,10 @@ from study import (
     missing_runs,
     overview,
     summarize,
+    tables,
     train_and_test,
 )
+from study.charts import draw_confusion
 from study.plan import CONFIGS
 from study.real_videos import VIDEO_SETS, split_clips
 
@@ -157,7 +161,8 @@ def test_a_run_on_real_videos_tests_a_part_and_trains_on_the_others(real_videos,
     confusion = np.array(measured['confusion'])
     assert confusion.sum(axis=1).tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0]
     assert measured['top1'] == confusion.trace() / 2
-    assert {*measured['disturbed']} == {'shuffled'}
+    assert {*measured['disturbed']} == {'shuffled', 'prepared'}
+    assert measured['classes'] == ['name'] * 10
     assert is_finished(study, run)
     moved = real_videos.rename(tmp_path / 'moved')
     assert is_finished(Study(tmp_path / 'out', CONFIGS, videos=moved, options=options), run)
@@ -205,15 +210,17 @@ def test_an_svm_sees_what_changes_between_frames(tmp_path):
     assert 'SVM on frame differences: name the gesture 100.0%, ' in overview(summarize(results))
 
 
-def test_clips_of_test_videos_are_the_same_again_but_for_shuffled_frames(real_videos, tmp_path):
+def test_clips_of_test_videos_are_the_same_again_but_for_disturbances(real_videos, tmp_path):
     study = Study(tmp_path, CONFIGS, videos=real_videos)
     run = Run('gestures.0', 'tsm', 0)
     study.write(run)
     config = study.config(run)
     test = config.val_dataloader.dataset
-    shuffled = dict(test, **config.disturbances.shuffled)
-    plain, again, other, same = (
-        DATASETS.build(cfg)[0]['inputs'][0] for cfg in (test, test, shuffled, shuffled)
+    shuffled, prepared = (
+        dict(test, **config.disturbances[name]) for name in ('shuffled', 'prepared')
+    )
+    plain, again, other, same, encoded = (
+        DATASETS.build(cfg)[0]['inputs'][0] for cfg in (test, test, shuffled, shuffled, prepared)
     )
     assert plain.shape == (3, 16, 64, 80)
     assert torch.equal(plain, again)
@@ -221,13 +228,17 @@ def test_clips_of_test_videos_are_the_same_again_but_for_shuffled_frames(real_vi
     assert not torch.equal(plain, other)
     in_order, mixed = (sorted(map(float, clip.float().mean((0, 2, 3)))) for clip in (plain, other))
     assert in_order == mixed
+    assert not torch.equal(plain, encoded)
+    apart, others = ((plain.float() - x.float()).abs().mean() for x in (encoded, other))
+    assert apart < others / 3, (apart, others, plain.float().std())
 
 
 def test_all_clips_of_a_set_count_alike():
     run = dict(num_classes=2, by_displacement={}, offsets=[], loss=[1.0], iterations=9, seconds=6.0)
     runs = [
         dict(run, run=f'gestures.{part}-tsm-{seed}', seed=seed, top1=top1,
-             disturbed=dict(shuffled=top1 / 2), confusion=[[clips, 0], [0, 0]])
+             disturbed=dict(shuffled=top1 / 2), classes=['up', 'down'],
+             confusion=[[clips * top1, clips * (1 - top1)], [0, 0]])
         for seed, part, top1, clips in ((0, 0, 1.0, 30), (0, 1, 0.5, 10), (1, 0, 0.5, 30))
     ]  # fmt: skip
     summary = summarize(dict(runs=runs, costs=None, svms=None))
@@ -236,6 +247,11 @@ def test_all_clips_of_a_set_count_alike():
     assert (tsm['top1']['max'], tsm['top1']['min']) == (35 / 40, 0.5)
     assert tsm['disturbed']['shuffled']['max'] == 35 / 80
     assert '| TSM | 68.8' in overview(summary)
+    assert 'All 3 runs together took 0.3 minutes' in overview(summary)
+    assert tsm['confusion'] == [[50, 20], [0, 0]]
+    assert '| TSM | 71 | 0 |' in tables(summary)
+    with Image.open(io.BytesIO(draw_confusion(summary['tasks']['gestures']))) as picture:
+        assert picture.size[0] > picture.size[1]
 
 
 @pytest.mark.parametrize(
