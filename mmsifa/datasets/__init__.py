@@ -17,7 +17,13 @@ from .checked import (
 from .class_folders import ClassFolders, split_class_folders, write_lists
 from .clip_augmentation import ClipAugmentation
 from .scenes import Scene, draw_sprite, draw_texture
-from .transforms import ClipColorJitter, ClipGaussianBlur, ClipGrayscale, ClipRandAugment
+from .transforms import (
+    ClipColorJitter,
+    ClipGaussianBlur,
+    ClipGrayscale,
+    ClipRandAugment,
+    RandomTemporalCrop,
+)
 
 __all__ = [
     'AnnotationError',
@@ -32,6 +38,7 @@ __all__ = [
     'FaultTolerant',
     'FaultTolerantRawframeDataset',
     'FaultTolerantVideoDataset',
+    'RandomTemporalCrop',
     'Scene',
     'UpstreamDecordDecode',
     'UpstreamDecordInit',

@@ -1,9 +1,9 @@
 # ruff: noqa: NPY002  (MMEngine seeds NumPy's global generator in each loader worker)
-"""Clip augmentations of the SIFA recipes, on the ``imgs`` that MMAction2 decodes.
+"""Clip augmentations: of the frames that MMAction2 decodes, and of the part they are chosen from.
 
-Each transform draws its parameters once per call and applies them to every frame, so that the
-motion between frames survives. They always apply: wrap them, as any other transform, in MMCV's
-``RandomApply`` to apply them with a probability::
+Those of the SIFA recipes, on ``imgs``, draw their parameters once per call and apply them to every
+frame, so that the motion between frames survives. They always apply: wrap them, as any other
+transform, in MMCV's ``RandomApply`` to apply them with a probability::
 
     dict(type='RandomApply', prob=0.2, transforms=[dict(type='ClipGrayscale')])
 
@@ -74,6 +74,51 @@ class ClipTransform(BaseTransform):
 
     def _transform_tensor(self, imgs: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+@TRANSFORMS.register_module()
+class RandomTemporalCrop(BaseTransform):
+    """Take a random part of a video, out of which a step like ``UniformSample`` chooses frames.
+
+    An action then begins earlier or later in a clip and is faster or slower.
+
+    Required keys are "total_frames" and "start_index", which are modified.
+
+    Args:
+        least: The shortest part, as a share of the video's frames; its length is drawn uniformly
+            between that and the whole video, and where it begins. Default: 0.8.
+
+    Raises:
+        ValueError: If ``least`` is not above 0 and at most 1.
+
+    Example:
+        >>> video = RandomTemporalCrop(0.5)(dict(total_frames=100, start_index=0))
+        >>> 50 <= video['total_frames'] <= 100 - video['start_index']
+        True
+    """
+
+    def __init__(self, least: float = 0.8) -> None:
+        if not 0 < least <= 1:
+            raise ValueError(f'least must be above 0 and at most 1, got {least!r}')
+        self.least = least
+
+    def transform(self, results: dict) -> dict:
+        """Change ``start_index`` and ``total_frames``.
+
+        Args:
+            results: Results of the pipeline so far.
+
+        Returns:
+            The same dict.
+        """
+        total = results['total_frames']
+        length = max(1, round(total * np.random.uniform(self.least, 1)))
+        results['start_index'] += np.random.randint(total - length + 1)
+        results['total_frames'] = length
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(least={self.least})'
 
 
 @TRANSFORMS.register_module()

@@ -35,13 +35,18 @@ from study.results import (
     measure_costs,
     overview,
     read_results,
+    real_tables,
     summarize,
     unpack,
     write_report,
 )
 from study.runs import is_finished, measure_svms, missing_runs, work_through
 
-START = '<!-- study: written by run.py -->'
+# What is written into a page, between a mark and the end
+TABLES = {
+    '<!-- study: written by run.py -->': overview,
+    '<!-- study of real videos: written by run.py -->': real_tables,
+}
 END = '<!-- study: end -->'
 
 
@@ -70,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         help="as 'direction-sifa*' (all runs)",
     )
     add('--report-only', action='store_true', help='run nothing, write the report anew')
-    add('--page', type=Path, help='Markdown page to put the first table into')
+    add('--page', type=Path, nargs='+', default=[], help='Markdown pages to put tables into')
     add('--configs', type=Path, default=CONFIGS, help='other configs (%(default)s)')
     add('--cfg-options', nargs='+', action=ConfigOptions, default={}, help='changes, KEY=VALUE')
     args = parser.parse_args(argv)
@@ -86,9 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     study = Study(args.out, args.configs, args.quick, args.videos, args.cfg_options)
     failed: list[str] = []
     try:
-        page = args.page and around_markers(
-            args.page.read_text('utf-8'), str(args.page), START, END
-        )
+        pages = {page: around_table(page) for page in args.page}
         check_kind(study)
         if args.report_only:
             write_report(study.out, study.kind)
@@ -97,9 +100,9 @@ def main(argv: list[str] | None = None) -> None:
             (study.out / f'.{study.kind}').touch()
             unpack(study.out, study.kind)
             failed = run_missing(study, args.only, jobs, args.device)
-        if page:
-            table = overview(summarize(read_results(study.out, study.kind)))
-            write_atomically(args.page, f'{page[0]}{START}\n\n{table}\n{END}{page[1]}')
+        for page, (before, mark, after) in pages.items():
+            table = TABLES[mark](summarize(read_results(study.out, study.kind)))
+            write_atomically(page, f'{before}{mark}\n\n{table}\n{END}{after}')
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -107,6 +110,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f'The study is in {study.out}.')
     if failed:
         sys.exit('not all runs went well:\n' + '\n'.join(failed))
+
+
+def around_table(page: Path) -> tuple[str, str, str]:
+    """Return what a page has before the mark of a table, the mark, and what it has behind."""
+    text = page.read_text('utf-8')
+    mark = max(TABLES, key=text.count)
+    before, after = around_markers(text, str(page), mark, END)
+    return before, mark, after
 
 
 def default_jobs(device: torch.device) -> int:

@@ -3,6 +3,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmaction.datasets.transforms import UniformSample
 from mmaction.datasets.transforms.processing import ColorJitter
 from mmaction.models import ActionDataPreprocessor
 from mmaction.registry import MODELS, TRANSFORMS
@@ -11,6 +12,7 @@ from mmengine.registry import DefaultScope
 
 from mmsifa.apis import load_config
 from mmsifa.apis.export.scorer import Preprocess
+from mmsifa.datasets import RandomTemporalCrop
 
 SIGNED = ['ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate']
 SIGNED += ['Brightness', 'Color', 'Contrast', 'Sharpness']
@@ -122,6 +124,31 @@ def test_repr():
         'ClipRandAugment(num_ops=1, magnitude=30, num_magnitude_bins=31, fill=(1, 2, 3), '
         "ops=('Rotate',))"
     )
+
+
+@pytest.mark.parametrize('begin', [0, 1])  # of videos, and of raw frames
+def test_a_temporal_crop_reaches_all_parts_and_nothing_else(begin):
+    np.random.seed(0)
+    crop = RandomTemporalCrop(least=0.5)
+    parts = [crop(dict(total_frames=10, start_index=begin)) for _ in range(400)]
+    found = {(part['start_index'] - begin, part['total_frames']) for part in parts}
+    assert found == {(start, length) for length in range(5, 11) for start in range(11 - length)}
+    assert crop(dict(total_frames=1, start_index=begin)) == dict(total_frames=1, start_index=begin)
+
+
+def test_frames_of_a_temporal_crop_come_from_it():
+    steps = [RandomTemporalCrop(0.2), UniformSample(clip_len=4)]
+    for _ in range(50):
+        results = steps[0](dict(total_frames=40, start_index=0))
+        frames = steps[1](dict(results))['frame_inds']
+        first, length = results['start_index'], results['total_frames']
+        assert first <= frames.min() <= frames.max() < first + length
+
+
+@pytest.mark.parametrize('least', [0, 1.1, -0.5])
+def test_a_temporal_crop_is_a_share(least):
+    with pytest.raises(ValueError, match=rf'least must be above 0 and at most 1, got {least}'):
+        RandomTemporalCrop(least)
 
 
 def test_grayscale_is_luminance():

@@ -4,24 +4,28 @@ start = 'direction'  # the task whose weights each network starts from
 num_classes = 10
 iterations = 400
 batch_size = 16
+dropout_ratio = 0.5
 num_frames = 16  # spread over the video
 size = (80, 64)  # width and height
 
-# No flips: they change what a gesture means
+# No flips: they change what a gesture means. Colours change, since test clips have other backgrounds
 train_pipeline = [
     dict(type='KeepFrames', num_frames=3 * num_frames, height=80),
+    dict(type='RandomTemporalCrop', least=0.8),
     dict(type='UniformSample', clip_len=num_frames),
     dict(type='DecordDecode'),
     dict(type='RandomResizedCrop', area_range=(0.7, 1.0), aspect_ratio_range=(1.1, 1.4)),
     dict(type='Resize', scale=size, keep_ratio=False),
+    dict(type='ClipColorJitter', brightness=0.3, contrast=0.3, saturation=0.5, hue=0.05),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'label'))
 ]
 val_pipeline = test_pipeline = [
     train_pipeline[0],
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
-    train_pipeline[2],
-    *train_pipeline[4:],
+    train_pipeline[3],
+    train_pipeline[5],
+    *train_pipeline[7:],
 ]
 # What tells how much the order of the frames says, and what preparing the videos costs
 disturbances = dict(

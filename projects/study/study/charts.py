@@ -184,7 +184,7 @@ def draw_costs(summary: dict) -> bytes:
                 spread = values['top1']
                 below, above = spread['mean'] - spread['min'], spread['max'] - spread['mean']
                 axes.errorbar(
-                    costs[model]['multiply_adds'] / 1e6,
+                    values.get('multiply_adds', costs[model]['multiply_adds']) / 1e6,
                     100 * spread['mean'],
                     yerr=np.abs([[100 * below], [100 * above]]),
                     fmt='s' if _is_swin(model) else 'o',

@@ -119,9 +119,10 @@ def summarize(results: dict) -> dict:
         clips count alike) has its ``chance``, the names of its ``classes`` if it has real videos,
         and for each of its ``models`` ``seeds``, the number of ``runs``, ``top1``,
         ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a curve for each seed) over
-        ``iterations``, the ``seconds`` of a run and on real videos ``confusion``, how many clips of
-        each class are taken for each, in all seeds; ``costs``; ``svms``. Whatever else differs
-        between seeds is a dict of ``mean``, ``std`` (0 for one seed), ``min`` and ``max``.
+        ``iterations``, the ``seconds`` of a run and on real videos ``multiply_adds`` and
+        ``confusion``, how many clips of each class are taken for each, in all seeds; ``costs``;
+        ``svms``. Whatever else differs between seeds is a dict of ``mean``, ``std`` (0 for one
+        seed), ``min`` and ``max``.
     """
     groups = defaultdict(list)
     for run in results['runs']:
@@ -157,7 +158,9 @@ def summarize(results: dict) -> dict:
         if 'confusion' in runs[0]:
             entry['classes'] = runs[0]['classes']
             counts = np.sum([run['confusion'] for run in runs], axis=0)
-            entry['models'][model]['confusion'] = counts.tolist()
+            entry['models'][model].update(
+                confusion=counts.tolist(), multiply_adds=runs[0]['multiply_adds']
+            )
     return dict(pretraining=pretraining, tasks=tasks, costs=results['costs'], svms=results['svms'])
 
 
@@ -258,11 +261,13 @@ def tables(summary: dict) -> str:
         summary: What :func:`summarize` returns.
 
     Returns:
-        The tables: accuracy and cost, then for each task accuracy by displacement and by
-        what training clips have not, and the offsets at the largest displacement.
+        The tables: accuracy and cost, then for each task of drawn clips accuracy by displacement
+        and by what training clips have not, and the offsets at the largest displacement; then
+        those of real videos.
     """
-    blocks = [overview(summary)]
-    for task, entry in summary['tasks'].items():
+    drawn, real = _drawn(summary), real_tables(summary)
+    blocks = [overview(summary)] if drawn else []
+    for task, entry in drawn.items():
         title = TITLES[task]
         by_displacement = {
             model: values['by_displacement']
@@ -290,17 +295,6 @@ def tables(summary: dict) -> str:
             ]
             head = [f'{title}: top-1 %, by what only test clips have', 'nothing']
             blocks.append(table(head + [DISTURBANCES.get(name, name) for name in names], rows))
-        counted = {
-            m: np.array(v['confusion']) for m, v in entry['models'].items() if 'confusion' in v
-        }
-        if counted:
-            clips = next(iter(counted.values())).sum(axis=1).clip(min=1)
-            head = [f'{title}: top-1 %, by class', *entry['classes']]
-            rows = [
-                [NETWORKS[model].title, *(f'{n:.0f}' for n in 100 * counts.diagonal() / clips)]
-                for model, counts in counted.items()
-            ]
-            blocks.append(table(head, rows))
         offsets = {m: v['offsets'] for m, v in entry['models'].items() if v['offsets']}
         if offsets:
             largest = max(record['displacement'] for record in next(iter(offsets.values())))
@@ -320,11 +314,74 @@ def tables(summary: dict) -> str:
                 *('nearest sample', 'nearest without offsets', 'samples outside'),
             ]
             blocks.append(table(head, rows, 2))
+    return '\n'.join([*blocks, real] if real else blocks)
+
+
+def _drawn(summary: dict) -> dict[str, dict]:
+    """The tasks of drawn clips."""
+    return {task: entry for task, entry in summary['tasks'].items() if 'classes' not in entry}
+
+
+def real_tables(summary: dict) -> str:
+    """Write what came out on real videos as Markdown tables.
+
+    Args:
+        summary: What :func:`summarize` returns.
+
+    Returns:
+        For each set of videos accuracy and cost, and accuracy by class; an empty text if there are
+        none.
+    """
+    blocks = []
+    for task, entry in summary['tasks'].items():
+        if 'classes' not in entry:
+            continue
+        models, svm = entry['models'], (summary['svms'] or {}).get(task)
+        disturbed = list(next(iter(models.values()))['disturbed'])
+        head = [
+            f'{TITLES[task]}: top-1 %',
+            'as they are',
+            *(DISTURBANCES.get(name, name) for name in disturbed),
+        ]
+        rows = [
+            [
+                NETWORKS[model].title,
+                _percent(values['top1']),
+                *(_percent(values['disturbed'][name]) for name in disturbed),
+                str(len(values['seeds'])),
+                f'{values["seconds"]["mean"] / 60:.1f}',
+                millions(values['multiply_adds']),
+            ]
+            for model, values in models.items()
+        ]
+        if svm:
+            measured = dict(shuffled=f'{100 * svm["shuffled"]:.1f}')
+            cells = [measured.get(name, '-') for name in disturbed]
+            rows.append(['SVM on frame differences', f'{100 * svm["top1"]:.1f}', *cells, *'---'])
+        head += ['seeds', 'minutes of a run', 'million multiply-adds']
+        counts = {model: np.array(values['confusion']) for model, values in models.items()}
+        clips = max(counts[m].sum() / len(values['seeds']) for m, values in models.items())
+        blocks.append(
+            f'{table(head, rows)}\n'
+            f'Of {clips:.0f} clips, each tested by a network that was trained without its part of '
+            f'the set; mean over the seeds ± standard deviation. Chance: {entry["chance"]:.1%}.\n'
+        )
+        rows = [
+            [
+                NETWORKS[model].title,
+                *(
+                    f'{100 * right / max(tested.sum(), 1):.0f}'
+                    for right, tested in zip(count.diagonal(), count, strict=True)
+                ),
+            ]
+            for model, count in counts.items()
+        ]
+        blocks.append(table([f'{TITLES[task]}: top-1 %, by class', *entry['classes']], rows))
     return '\n'.join(blocks)
 
 
 def overview(summary: dict) -> str:
-    """Write the accuracy and the cost of each network as a Markdown table.
+    """Write the accuracy and the cost of each network on drawn clips as a Markdown table.
 
     Args:
         summary: What :func:`summarize` returns.
@@ -332,7 +389,7 @@ def overview(summary: dict) -> str:
     Returns:
         The table, and below it the chance and what the runs took.
     """
-    tasks, costs = summary['tasks'], (summary['costs'] or {}).get('models', {})
+    tasks, costs = _drawn(summary), (summary['costs'] or {}).get('models', {})
     head = ['model']
     head += [f'{TITLES[task]}, top-1 %' for task in tasks]
     head += ['seeds', 'minutes of a run', 'parameters', 'million multiply-adds']
@@ -366,11 +423,6 @@ def overview(summary: dict) -> str:
         'Held-out accuracy: mean over the seeds ± standard deviation. Chance: '
         f'{", ".join(chances)}.'
         + (f' On single frames: {", ".join(trunks)}.' if trunks else '')
-        + ''.join(
-            f' SVM on frame differences: {TITLES[name]} {svm["top1"]:.1%}, {svm["shuffled"]:.1%} '
-            'with shuffled frames.'
-            for name, svm in (summary['svms'] or {}).items()
-        )
         + f' All {count} runs together took {duration}, one after another.\n'
     )
 

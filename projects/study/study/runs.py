@@ -18,6 +18,8 @@ from mmengine.runner import Runner, ValLoop
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from mmsifa.apis.analysis import count_multiply_adds, total
+from mmsifa.datasets.pipelines import Clip
 from mmsifa.fileio.atomic_write import write_atomically
 from mmsifa.installation import __version__
 from mmsifa.models import SIFA
@@ -84,7 +86,11 @@ def train_and_test(folder: Path) -> dict:
     )
     clips = runner.val_dataloader.dataset
     if not isinstance(clips, SyntheticClips):
-        result.update(classes=config.classes, confusion=_confusion(runner))
+        frames, height, width = clips[0]['inputs'].shape[2:]
+        counts = count_multiply_adds(runner.model.eval(), Clip(frames, height, width, ''))
+        result.update(
+            multiply_adds=total(counts), classes=config.classes, confusion=_confusion(runner)
+        )
     attends = any(isinstance(module, SIFA) for module in runner.model.modules())
     if attends and isinstance(clips, SyntheticClips):
         count = min(FIT_CLIPS, len(clips))
