@@ -454,6 +454,13 @@ def test_the_figure_shows_samples_where_they_are():
     field = figure.axes[3].images[0].get_array()
     assert np.allclose(field, flow_colours(np.array([[[0.0]], [[1.0]]]), 1)[0, 0])
     assert 'left, 50.0%' in figure.texts[-1].get_text()
+    inspection.layers[0].frames = [1, 0]
+    behind = summary_figure(inspection, count=1)
+    assert [f.axes[2].get_title() for f in (figure, behind)] == [
+        'frame t+1: samples',
+        'frame t-1: samples',
+    ]
+    assert np.array_equal(behind.axes[2].images[0].get_array(), inspection.frames[0])
     assert not summary_figure(moving_square(deformed=False)).axes[3].images[0].get_array().min() < 1
 
 

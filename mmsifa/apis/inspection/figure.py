@@ -32,7 +32,7 @@ LOWEST_ROW = 0.5  # inches: room for the frames' numbers
 COLUMNS = (
     'frame t',
     'frame t, enlarged',
-    'frame t+1: samples',
+    'frame t{:+d}: samples',
     'mean offset',
     'saliency',
     'entropy',
@@ -108,6 +108,7 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
     darkest, brightest = np.nanpercentile(shown.saliency, (1, 99)).tolist()
     entropy = shown.entropy().mean(axis=1)
     signed = shown.signed()
+    way = 1 if shown.frames[0] < shown.frames[-1] else -1  # ahead or behind
     rows = grid.subplots(squeeze=False)
     for i, (position, axes) in enumerate(zip(positions, rows, strict=True)):
         t, following = shown.frames[position.pair : position.pair + 2]
@@ -135,12 +136,12 @@ def summary_figure(inspection: Inspection, layer: str | None = None, count: int 
                 )
                 axis.set(xlim=extent[:2], ylim=extent[2:])
             if i == 0:
-                axis.set_title(COLUMNS[j], fontsize=7, pad=3)
+                axis.set_title(COLUMNS[j].format(way), fontsize=7, pad=3)
         label = f'{t} → {following}'
         if inspection.times:
             label = f'{inspection.times[t]:.2f} s\n{label}'
         axes[0].set_ylabel(label, fontsize=7, labelpad=3)
-    _legends(figure, signed, longest, Normalize(darkest, brightest), panel, height)
+    _legends(figure, way, signed, longest, Normalize(darkest, brightest), panel, height)
     _title(figure, inspection, shown, height)
     return figure
 
@@ -318,6 +319,7 @@ def _view(
 
 def _legends(
     figure: Figure,
+    way: int,
     signed: bool,
     longest: float,
     saliency: Normalize,
@@ -331,7 +333,7 @@ def _legends(
 
     bars = (
         (2, weight_colours(signed), 'weight / largest of position'),
-        (4, ('magma', saliency), 'mean |m$_{t+1}$|'),
+        (4, ('magma', saliency), f'mean |m$_{{t{way:+d}}}$|'),
         (5, ('viridis', Normalize(0, 1)), 'one tap … all alike'),
     )
     for column, (colours, norm), meaning in bars:

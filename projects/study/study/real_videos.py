@@ -103,6 +103,9 @@ def class_names(folder: Path, name: str) -> list[str]:
 class KeptFrames:
     """Frames of a video, evenly spread and small, in memory; a reader for ``DecordDecode``.
 
+    Attributes:
+        times: Their times, in seconds.
+
     Args:
         file: The video.
         num_frames: How many of its frames; all, where it has fewer.
@@ -118,7 +121,8 @@ class KeptFrames:
                 reencode(source, file, Encoding(short_side))
             reader = VideoReader(file)
             count = min(num_frames, len(reader))
-            frames = reader.frames(np.linspace(0, len(reader) - 1, count).round().astype(int))
+            kept = np.linspace(0, len(reader) - 1, count).round().astype(int)
+            frames, self.times = reader.frames(kept), reader.times[kept]
         size = round(frames[0].shape[1] * height / frames[0].shape[0]), height
         self._frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
 
