@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,8 +76,10 @@ def add_sifa(
     """
     if clip_len is not None:
         check_integers(clip_len=clip_len)
+    check_flags(zero_init=zero_init)
+    block = SIFAWithLayerNorm if zero_init else partial(SIFA, residual=True)
     trial = TrialRun(network, clip_len or 2, in_channels, img_size, num_prefix_tokens)
-    clips, temporal = attend_after(network, after, trial, zero_init, **sifa_cfg)
+    clips, temporal = parts_after(network, after, trial, partial(block, **sifa_cfg))
     return ClipNetwork(network, clips, temporal, in_channels, clip_len)
 
 
@@ -126,26 +128,26 @@ class ClipsInProgress:
         return shape
 
 
-class AttentionAfter(nn.Module):
-    """Lets the feature maps that a submodule returns attend to those of the next frame.
+class PartAfter(nn.Module):
+    """Has a part transform the feature maps that a submodule returns, between the frames of a clip.
 
     Args:
         clips: The clips that are being computed; where there are none, features stay as they are.
         layout: How the submodule lays out its maps.
-        zero_init: As in :func:`add_sifa`.
-        **sifa_cfg: Arguments of :class:`SIFA`.
+        part: A module that transforms (N, T, C, H, W).
     """
 
-    def __init__(
-        self, clips: ClipsInProgress, layout: FeatureLayout, zero_init: bool, **sifa_cfg
-    ) -> None:
+    def __init__(self, clips: ClipsInProgress, layout: FeatureLayout, part: nn.Module) -> None:
         super().__init__()
         self.clips = clips
         self.layout = layout
-        if zero_init:
-            self.attention: nn.Module = SIFAWithLayerNorm(layout.channels, **sifa_cfg)
-        else:
-            self.attention = SIFA(layout.channels, residual=True, **sifa_cfg)
+        self.part = part
+
+    def init_weights(self) -> None:
+        """Initialize the part in its own way, if it has one."""
+        initialize = getattr(self.part, 'init_weights', None)
+        if initialize:
+            initialize()
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the features of frames (N*T, ...), of the shape of ``x``."""
@@ -153,7 +155,7 @@ class AttentionAfter(nn.Module):
         if clip is None:
             return x
         maps = self.layout.to_nhwc(x, clip.img_size).unflatten(0, (-1, clip.length))
-        maps = self.attention(maps.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
+        maps = self.part(maps.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
         return self.layout.from_nhwc(maps.flatten(0, 1), x)
 
     def replace_output(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -200,26 +202,28 @@ class ClipNetwork(nn.Module):
         return self.clips.run(self.backbone, frames, shape)
 
 
-def attend_after(
-    network: nn.Module, after: Sequence[str], trial: TrialRun, zero_init: bool, **sifa_cfg: Any
+def parts_after(
+    network: nn.Module,
+    after: Sequence[str],
+    trial: TrialRun,
+    build: Callable[[int], nn.Module],
 ) -> tuple[ClipsInProgress, nn.ModuleDict]:
-    """Have blocks follow the submodules of a network that names pick out.
+    """Have parts between frames follow the submodules of a network that names pick out.
 
     Args:
         network: The network.
         after: The names, as in :func:`add_sifa`.
         trial: A run of the network.
-        zero_init: As in :func:`add_sifa`.
-        **sifa_cfg: Arguments of :class:`SIFA`.
+        build: Makes a part for a number of channels, as :class:`PartAfter` takes it.
 
     Returns:
-        What runs the network with its blocks, and the blocks.
+        What runs the network with its parts, and the parts.
     """
-    check_flags(zero_init=zero_init)
     modules = dict(network.named_modules())
     clips, temporal = ClipsInProgress(), nn.ModuleDict()
     for name in _match(after, modules, trial):
-        part = AttentionAfter(clips, trial.submodule_layout(name), zero_init, **sifa_cfg)
+        layout = trial.submodule_layout(name)
+        part = PartAfter(clips, layout, build(layout.channels))
         # Before others, so that those which collect features for the network see ours.
         modules[name].register_forward_hook(part.replace_output, prepend=True)
         temporal[name.replace('.', '-')] = part

@@ -1,18 +1,18 @@
-"""SIFA inside any 2D backbone, from a config."""
+"""SIFA, or another part between frames, inside any 2D backbone, from a config."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from mmaction.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ModuleDict
 from mmengine.utils import get_object_from_string
 from torch import Tensor, nn
 
-from mmsifa.models.clip_network import attend_after, frames_of
+from mmsifa.models.clip_network import frames_of, parts_after
 from mmsifa.models.feature_layout import TrialRun, feature_maps
 from mmsifa.models.pretrained_init import check_inner_pretrained, check_pretrained
-from mmsifa.ops.arguments import check_integers
+from mmsifa.ops.arguments import check_configs, check_integers
 
 
 @MODELS.register_module()
@@ -28,16 +28,18 @@ class SIFAPlugin(BaseModule):
             something to import and call (``'transformers.ConvNextBackbone.from_pretrained'``,
             ``'timm.create_model'``), whose arguments may be such configs, too. What is imported is
             taken to have its weights already: only MMEngine's modules are initialized later.
-        after: Names of the submodules that a SIFA block follows, as in ``add_sifa``.
+        after: Names of the submodules that a part between frames follows, as in ``add_sifa``.
         num_segments: Frames T of a clip where frames (N*T, 3, H, W) come without it, in training
             and in testing, as from ``Recognizer2D``. Defaults to None: only clips are taken.
-        zero_init: As in ``add_sifa``, like the three that follow. Defaults to True.
-        num_prefix_tokens: Defaults to 0.
+        between_frames: What follows them, as in :class:`SIFANet`. ``dict(type='SIFA')`` adds what
+            was attended as it is, as in SIFA-Net; ``'SIFAWithLayerNorm'`` normalizes it by weights
+            that start at zero, as in SIFA-Transformer, so that pretrained features arrive
+            unchanged. Defaults to ``dict(type='SIFAWithLayerNorm')``.
+        num_prefix_tokens: As in ``add_sifa``, like the two that follow. Defaults to 0.
         in_channels: Defaults to 3.
         img_size: Defaults to ``(224, 256)``.
         init_cfg: Initialization config, such as ``dict(type='Pretrained', checkpoint=...)`` for
             weights of the whole plug-in. Defaults to None.
-        **sifa_cfg: Arguments of :class:`SIFA`.
 
     Raises:
         ImportError: If the backbone's package is not installed.
@@ -59,16 +61,16 @@ class SIFAPlugin(BaseModule):
         backbone: dict | nn.Module,
         after: Sequence[str],
         num_segments: int | None = None,
-        zero_init: bool = True,
+        between_frames: dict = dict(type='SIFAWithLayerNorm'),
         num_prefix_tokens: int = 0,
         in_channels: int = 3,
         img_size: int | tuple[int, int] = (224, 256),
         init_cfg: dict | list[dict] | None = None,
-        **sifa_cfg,
     ) -> None:
         super().__init__(init_cfg)
         if num_segments is not None:
             check_integers(num_segments=num_segments)
+        check_configs(between_frames=between_frames)
         self.num_segments = num_segments
         self.in_channels = in_channels
         module: Any = backbone if isinstance(backbone, nn.Module) else _build(backbone)
@@ -79,10 +81,15 @@ class SIFAPlugin(BaseModule):
 
         trial = TrialRun(module, num_segments or 2, in_channels, img_size, num_prefix_tokens)
         self.layouts = trial.backbone_layouts()
-        self.clips, self.temporal = attend_after(module, after, trial, zero_init, **sifa_cfg)
+
+        def part(channels: int) -> nn.Module:
+            return MODELS.build(dict(between_frames, channels=channels))
+
+        self.clips, temporal = parts_after(module, after, trial, part)
+        self.temporal = ModuleDict(temporal)
 
     def init_weights(self) -> None:
-        """Initialize the backbone in its own way and the blocks, then load ``init_cfg``'s weights.
+        """Initialize the backbone and the parts in their own way, then load ``init_cfg``'s weights.
 
         Raises:
             ValueError: If a file does not fill what it is for, or holds more than that; it names

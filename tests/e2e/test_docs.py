@@ -193,7 +193,7 @@ def test_examples_train_validate_and_test(example, shrink_data, convnext, tmp_pa
     assert 0 <= scores['acc/top1'] <= 1
     if backbone.type == 'SIFAPlugin':
         parts = runner.model.backbone.temporal.values()
-        assert all(part.attention.norm.weight.any() for part in parts)  # zero before
+        assert all(part.part.norm.weight.any() for part in parts)  # zero before
 
 
 # The site

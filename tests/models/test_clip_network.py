@@ -34,7 +34,7 @@ def test_frames_attend_to_the_next_after_the_named_submodule(zero_init):
     net = randomize(add_sifa(classifier(), ['1'], zero_init=zero_init, num_heads=2))
     clips = torch.randn(2, 3, 4, 20, 28)
     frames = clips.transpose(1, 2).flatten(0, 1)
-    part = net.temporal['1'].attention
+    part = net.temporal['1'].part
     block = SIFA(6, residual=not zero_init, num_heads=2)
     block.load_state_dict((part.sifa if zero_init else part).state_dict())
 
@@ -108,7 +108,7 @@ def test_clips_of_two_lengths_may_wait_for_a_backward_pass_that_computes_again()
         net = randomize(add_sifa(Recomputed(with_cp), ['first']))
         sum(net(x)['maps'][0].square().sum() for x in clips).backward()
         gradients.append({name: p.grad for name, p in net.named_parameters()})
-    assert gradients[0]['temporal.first.attention.sifa.conv_offset.weight'].any()
+    assert gradients[0]['temporal.first.part.sifa.conv_offset.weight'].any()
     torch.testing.assert_close(*gradients)
 
 

@@ -115,15 +115,13 @@ WRONG = {
         out_after_downsample=NO_FLAGS,
         frozen_stages=(-2, 3, 1.0, None),
     ),
-    'SIFAPlugin': SIFA_WRONG
-    | dict(
+    'SIFAPlugin': dict(
         after=('0', [], [0], None),
         num_segments=(0, -1, True, 2.0, '3'),
-        zero_init=NO_FLAGS,
+        between_frames=('SIFA', {}, True, None),
         num_prefix_tokens=(-1, 1.0, None, True),
         in_channels=NO_INTEGERS,
         img_size=(0, (224,), (224, 0), '224', None, (1, 2, 3), 224.0),
-        num_heads=HEADS,
     ),
     'SIFAHead': dict(
         num_classes=NO_INTEGERS,

@@ -14,7 +14,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mmsifa.models import SIFA, SIFAPlugin
+from mmsifa.models import SIFA, SIFAPlugin, SIFAWithLayerNorm, TemporalConv, TemporalShift
 from mmsifa.models.weights_2d import torchvision_name
 
 CONVNEXT = dict(
@@ -91,26 +91,37 @@ def randomize(net):
     return net
 
 
-@pytest.mark.parametrize('zero_init', [True, False])
+PARTS = {
+    'default': (SIFAWithLayerNorm, {}),
+    'sifa': (SIFA, dict(type='SIFA', num_heads=2, softmax=True)),
+    'convolution': (TemporalConv, dict(type='TemporalConv')),
+    'shift': (TemporalShift, dict(type='TemporalShift', shift_div=3)),
+    'nothing': (nn.Identity, dict(type='torch.nn.Identity')),
+}
+
+
+@pytest.mark.parametrize(('kind', 'cfg'), PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize(('axes', 'prefix'), [('NCHW', 0), ('NHWC', 0), ('NLC', 0), ('NLC', 2)])
 @torch.no_grad()
-def test_frames_attend_to_the_next_after_the_named_submodule(axes, prefix, zero_init):
-    net = SIFAPlugin(
-        Frames(axes, prefix), ['middle'], zero_init=zero_init, num_prefix_tokens=prefix
-    )
+def test_a_part_between_frames_follows_the_named_submodule(axes, prefix, kind, cfg):
+    options = dict(between_frames=cfg) if cfg else {}
+    net = SIFAPlugin(Frames(axes, prefix), ['middle'], num_prefix_tokens=prefix, **options)
     randomize(net)
-    part = net.temporal['middle'].attention
     clips = torch.randn(2, 3, 4, 20, 28)
 
     features = net.backbone.embed(clips.transpose(1, 2).flatten(0, 1)).unflatten(0, (2, 4))
-    block = SIFA(6, residual=not zero_init)
-    block.load_state_dict((part.sifa if zero_init else part).state_dict())
-    attended = block(features)
-    if zero_init:
-        normalized = part.norm(attended.movedim(2, -1)).movedim(-1, 2)
-        attended = features + normalized
-    expected = net.backbone.last(attended.flatten(0, 1)).unflatten(0, (2, 4)).transpose(1, 2)
+    part = kind(6, **{name: value for name, value in cfg.items() if name != 'type'})
+    part.load_state_dict(net.temporal['middle'].part.state_dict())
+    maps = part(features).flatten(0, 1)
+    expected = net.backbone.last(maps).unflatten(0, (2, 4)).transpose(1, 2)
     torch.testing.assert_close(net(clips), expected)
+
+
+def test_parts_start_in_their_own_way():
+    net = SIFAPlugin(Frames(), ['middle'], between_frames=dict(type='TemporalConv'))
+    randomize(net).init_weights()
+    assert not net.temporal['middle'].part.conv.weight.any()
+    assert net.backbone.embed.weight.all()
 
 
 @pytest.mark.parametrize(
@@ -144,10 +155,10 @@ def test_fresh_plugin_has_the_backbones_own_features(cfg, after, options):
 
 @torch.no_grad()
 def test_features_that_a_backbone_collects_by_hooks_are_those_after_the_block():
-    net = SIFAPlugin(CONVNEXT, ['encoder.stages.3'], zero_init=False).eval()
+    net = SIFAPlugin(CONVNEXT, ['encoder.stages.3'], between_frames=dict(type='SIFA')).eval()
     clips = torch.rand(1, 3, 2, 64, 64)
     with_block = net(clips)[1]
-    net.temporal['encoder-stages-3'].attention.forward = lambda x: x
+    net.temporal['encoder-stages-3'].part.forward = lambda x: x
     assert not torch.allclose(with_block, net(clips)[1])
 
 
@@ -161,7 +172,7 @@ def test_frames_of_recognizer2d_are_clips_of_num_segments():
 
 @torch.no_grad()
 def test_a_clip_of_one_frame_has_no_next_frame():
-    net = randomize(SIFAPlugin(Frames(), ['middle'], zero_init=False))
+    net = randomize(SIFAPlugin(Frames(), ['middle'], between_frames=dict(type='SIFA')))
     clips = torch.randn(2, 3, 1, 20, 28)
     alone = net.backbone.last(net.backbone.embed(clips[:, :, 0]))
     torch.testing.assert_close(net(clips)[:, :, 0], alone)
@@ -216,8 +227,6 @@ def test_backbones_without_maps_are_an_error():
             SIFAPlugin(dict(type=kind), ['0'])
     with pytest.raises(ValueError, match=r"config with a 'type', got \{'depth': 50\}"):
         SIFAPlugin(dict(depth=50), ['0'])
-    with pytest.raises(TypeError, match='residual'):
-        SIFAPlugin(Frames(), ['middle'], zero_init=False, residual=False)
 
 
 def test_only_the_named_submodules_have_to_be_clear():
@@ -298,7 +307,7 @@ def test_trial_run_leaves_no_trace():
     backbone = ResNet(18)
     before, state = copy.deepcopy(backbone.state_dict()), torch.get_rng_state()
     backbone.layer1.eval()
-    SIFAPlugin(backbone, ['layer2.1'], deformable=False)
+    SIFAPlugin(backbone, ['layer2.1'], between_frames=dict(type='torch.nn.Identity'))
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(backbone.state_dict(), before)
     assert backbone.training
@@ -445,7 +454,7 @@ def test_clips_of_two_lengths_may_wait_for_their_backward_pass(use_reentrant, to
         for loss in [sum(losses)] if together else losses:
             loss.backward()
         gradients.append({name: p.grad for name, p in net.named_parameters()})
-    assert gradients[0]['temporal.1-first.attention.sifa.conv_offset.weight'].any()
+    assert gradients[0]['temporal.1-first.part.sifa.conv_offset.weight'].any()
     torch.testing.assert_close(*gradients)
 
 

@@ -319,7 +319,7 @@ def test_options_reach_sifa_in_every_network():
     nets = [
         SIFANet(**SMALL, between_frames=dict(type='SIFA', **options)),
         SIFATransformer(ARCH, out_indices=(1,), **options),
-        SIFAPlugin(trunk, ['0'], **options),
+        SIFAPlugin(trunk, ['0'], between_frames=dict(type='SIFA', **options)),
     ]
     for net in nets:
         blocks = [module for module in net.modules() if isinstance(module, SIFA)]
