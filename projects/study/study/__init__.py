@@ -6,6 +6,7 @@ Importing it registers its data sets, transforms and metric with MMAction2.
 import mmsifa  # noqa: F401  (patches MMAction2 before anything imports its models)
 from study.accuracy_by import AccuracyBy
 from study.charts import draw_cases, find_cases
+from study.efficientnet_lite import EfficientNetLite0
 from study.offsets import fit_motion, measure_offsets, offset_errors, true_places, watch
 from study.plan import (
     IMAGE,
@@ -41,6 +42,7 @@ __all__ = [
     'VIDEO_MODELS',
     'VIDEO_TASKS',
     'AccuracyBy',
+    'EfficientNetLite0',
     'Network',
     'Run',
     'ShuffleFrames',

@@ -117,11 +117,11 @@ def _draw_trunks(
     top: float | None = None,
 ) -> bytes:
     """Draw a column for each trunk, in each its models and the level of guessing."""
+    bases = dict.fromkeys(NETWORKS[model].base for model in entry['models'])
     trunks = [
-        {model: values for model, values in entry['models'].items() if _is_swin(model) == swin}
-        for swin in (False, True)
+        {model: values for model, values in entry['models'].items() if NETWORKS[model].base == base}
+        for base in bases
     ]
-    trunks = [models for models in trunks if models]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1 + 4.5 * len(trunks), 5.2), layout='constrained')
         columns = figure.subplots(1, len(trunks), sharey=True, squeeze=False)[0]

