@@ -4,6 +4,7 @@ trunk = None  # it has weights of ImageNet
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3),
     paramwise_cfg=dict(custom_keys=dict(conv_offset=dict(lr_mult=0.1))))
+iterations = 132  # two passes over the training clips of ucf10
 batch_size = 8
 
 # What is other in clips of real videos, by the steps' types
