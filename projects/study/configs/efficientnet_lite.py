@@ -13,6 +13,7 @@ size = (128, 96)
 steps = dict(
     KeepFrames=dict(num_frames=3 * num_frames, height=112, short_side=112),
     UniformSample=dict(clip_len=num_frames),
+    ClipTRNHead=dict(num_segments=num_frames),
     Resize=dict(scale=size))
 
 # A part between frames in the residual branch of four blocks. What replaces channels there, as TSM

@@ -4,9 +4,14 @@ start = 'direction'  # the task whose weights each network starts from
 num_classes = 10
 iterations = 400
 batch_size = 16
-dropout_ratio = 0.5
 num_frames = 16  # spread over the video
 size = (80, 64)  # width and height
+head = dict(
+    type='ClipTRNHead',
+    num_segments=num_frames,
+    hidden_dim=128,
+    dropout_ratio=0.5,
+    average_clips='prob')
 
 # No flips: they change what a gesture means. Colours change, since test clips have other backgrounds
 train_pipeline = [
@@ -16,7 +21,8 @@ train_pipeline = [
     dict(type='DecordDecode'),
     dict(type='RandomResizedCrop', area_range=(0.7, 1.0), aspect_ratio_range=(1.1, 1.4)),
     dict(type='Resize', scale=size, keep_ratio=False),
-    dict(type='ClipColorJitter', brightness=0.3, contrast=0.3, saturation=0.5, hue=0.05),
+    dict(type='ClipColorJitter', brightness=0.4, contrast=0.4, saturation=1.0, hue=0.1),
+    dict(type='RandomApply', prob=0.2, transforms=[dict(type='ClipGrayscale')]),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'label'))
 ]
@@ -25,7 +31,7 @@ val_pipeline = test_pipeline = [
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
     train_pipeline[3],
     train_pipeline[5],
-    *train_pipeline[7:],
+    *train_pipeline[8:],
 ]
 # What tells how much the order of the frames says, and what preparing the videos costs
 disturbances = dict(

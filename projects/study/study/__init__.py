@@ -33,6 +33,7 @@ from study.results import (
 )
 from study.runs import is_finished, measure_svms, missing_runs, train_and_test, work_through
 from study.synthetic import SyntheticClips, sample_scene
+from study.trn_head import ClipTRNHead
 
 __all__ = [
     'IMAGE',
@@ -42,6 +43,7 @@ __all__ = [
     'VIDEO_MODELS',
     'VIDEO_TASKS',
     'AccuracyBy',
+    'ClipTRNHead',
     'EfficientNetLite0',
     'Network',
     'Run',

@@ -31,7 +31,7 @@ QUICK_MODELS = ('c2d', 'temporal_conv', 'sifa_slow_offsets')
 LIST = '{}_list_videos.txt'
 DELIMITER = '\t'  # in these lists
 # What options may change of the values at the top of a config; entries are made of the others.
-CHANGEABLE = ('iterations', 'batch_size', 'dropout_ratio', 'test_clips', 'log_level', 'load_from')
+CHANGEABLE = ('iterations', 'batch_size', 'test_clips', 'log_level', 'load_from')
 
 
 class Network(NamedTuple):
@@ -266,9 +266,10 @@ class Study:
                     'those, as optim_wrapper.optimizer.lr, or a copy of the configs (--configs)'
                 )
         change_config(config, self.options)
-        for name in ('num_classes', 'dropout_ratio'):
-            if name in config:
-                config.model.cls_head[name] = config[name]
+        if 'head' in config:
+            channels = config.model.cls_head.in_channels
+            config.model.cls_head = dict(config.head, in_channels=channels)
+        config.model.cls_head.num_classes = config.num_classes
         config.train_dataloader.batch_size = config.batch_size
         config.randomness = dict(seed=run.seed)
         config.study = dict(folder=str(self.out.absolute()))
