@@ -3,6 +3,7 @@ _base_ = 'schedule.py'
 start = 'direction'  # the task whose weights each network starts from
 num_classes = 10
 iterations = 400
+quick_iterations = 200  # of --quick
 batch_size = 16
 num_frames = 16  # spread over the video
 size = (80, 64)  # width and height

@@ -131,6 +131,7 @@ NETWORKS = {
         '#2ca02c',
     ),
 }
+QUICK_VIDEO_MODELS = ('sifa_both_ways', 'temporal_conv', 'c2d')
 LITE_MODELS = tuple(m for m, network in NETWORKS.items() if network.base == 'efficientnet_lite')
 DRAWN_MODELS = tuple(model for model in NETWORKS if model not in LITE_MODELS)
 VIDEO_MODELS = (
@@ -179,8 +180,8 @@ class Study:
     Args:
         out: The study's folder.
         configs: The folder of ``schedule.py``, of the trunks and of ``tasks``.
-        quick: Whether there are three models and one seed, a shorter training on single frames and
-            fewer clips to test with.
+        quick: Whether there are three models and one seed, a part of each set of videos, shorter
+            trainings on single frames and on videos and fewer clips to test with.
             Default: False.
         videos: A folder of sets of ``VIDEO_SETS``, whose tasks come then. Default: None.
         options: What to change in all configs, as of ``--cfg-options``. Default: {}.
@@ -206,8 +207,10 @@ class Study:
         """All runs; those from which others start come first, then those of the first seed."""
         seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, DRAWN_MODELS)
         tasks = {task: models for task in TASKS}
+        models = QUICK_VIDEO_MODELS if self.quick else VIDEO_MODELS
         for name in sets_in(self.videos) if self.videos else ():
-            tasks |= {f'{name}.{part}': VIDEO_MODELS for part in VIDEO_SETS[name].parts}
+            parts = VIDEO_SETS[name].parts[: 1 if self.quick else None]
+            tasks |= {f'{name}.{part}': models for part in parts}
         runs = [
             Run(task, model, seed)
             for seed in seeds

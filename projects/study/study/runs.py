@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmaction.registry import DATASETS
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, ValLoop
 from numpy.typing import NDArray
 from torch.nn import functional
@@ -148,7 +149,8 @@ def measure_svms(study: Study) -> dict:
         write_list(file, clips)
         config = study.config(Run(f'{name}.{parts[0]}', VIDEO_MODELS[0], SEEDS[0]))
         dataset = dict(config.val_dataloader.dataset, ann_file=str(file))
-        seen = [_changes(dataset), _changes(dict(dataset, **config.disturbances.shuffled))]
+        with DefaultScope.overwrite_default_scope('mmaction'):
+            seen = [_changes(dataset), _changes(dict(dataset, **config.disturbances.shuffled))]
         right = []
         for split in splits:
             train, test = ([clips.index(clip) for clip in split[s]] for s in ('train', 'val'))

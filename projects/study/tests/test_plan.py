@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmsifa.apis.analysis import clip_of, count_multiply_adds, total
@@ -143,12 +145,17 @@ def real_videos(motion_data, tmp_path):
 
 
 def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
-    drawn = Study(tmp_path, CONFIGS).runs
-    added = [r for r in Study(tmp_path, CONFIGS, videos=real_videos).runs if r not in drawn]
+    drawn, study = Study(tmp_path, CONFIGS).runs, Study(tmp_path, CONFIGS, videos=real_videos)
+    added = [run for run in study.runs if run not in drawn]
     others = [model for model in VIDEO_MODELS if model not in LITE_MODELS]
     assert len(added) == 5 * (len(others) * 3 + len(LITE_MODELS))
     assert {run.seed for run in added if run.model in LITE_MODELS} == {0}
     assert {run.task for run in added} == {f'gestures.{fold}' for fold in range(5)}
+    quick = Study(tmp_path, CONFIGS, quick=True, videos=real_videos)
+    few = [run for run in quick.runs if run.task.startswith('gestures')]
+    assert [(run.task, run.seed) for run in few] == [('gestures.0', 0)] * 3
+    assert quick.config(few[0]).iterations < study.config(few[0]).iterations
+    assert all(quick.start(run) in quick.runs for run in few)
     with pytest.raises(
         ValueError, match=r'must hold gestures/clips\.csv or ucf10/clips\.csv, got n'
     ):
@@ -247,7 +254,8 @@ def test_a_model_on_efficientnet_lite_takes_a_step_from_imagenet(model, real_vid
     assert least <= cost <= 1.05 * least
 
 
-def test_an_svm_sees_what_changes_between_frames(tmp_path):
+def test_an_svm_sees_what_changes_between_frames(monkeypatch, tmp_path):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())  # as in a new process
     lines = ['file,label,fold']
     noise = np.random.default_rng(0)
     for number in range(24):
