@@ -80,7 +80,8 @@ class ClipTransform(BaseTransform):
 class RandomTemporalCrop(BaseTransform):
     """Take a random part of a video, out of which a step like ``UniformSample`` chooses frames.
 
-    An action then begins earlier or later in a clip and is faster or slower.
+    An action then begins earlier or later in a clip and is faster or slower. Put it between
+    ``DecordInit`` and the step that chooses frames.
 
     Required keys are "total_frames" and "start_index", which are modified.
 

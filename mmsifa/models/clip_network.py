@@ -77,9 +77,14 @@ def add_sifa(
     if clip_len is not None:
         check_integers(clip_len=clip_len)
     check_flags(zero_init=zero_init)
-    block = SIFAWithLayerNorm if zero_init else partial(SIFA, residual=True)
+
+    def block(channels: int) -> nn.Module:
+        if zero_init:
+            return SIFAWithLayerNorm(channels, **sifa_cfg)
+        return SIFA(channels, residual=True, **sifa_cfg)
+
     trial = TrialRun(network, clip_len or 2, in_channels, img_size, num_prefix_tokens)
-    clips, temporal = parts_after(network, after, trial, partial(block, **sifa_cfg))
+    clips, temporal = parts_after(network, after, trial, block)
     return ClipNetwork(network, clips, temporal, in_channels, clip_len)
 
 

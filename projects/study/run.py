@@ -1,7 +1,7 @@
 """Compare ways to relate frames, on the same trunk, budget and recipe.
 
-Trains two networks on single frames and, from their weights, each network of study/plan.py on
-each task of configs/tasks, three times, and tests them. Writes into a folder:
+Trains two networks on single frames and, from their weights, those of study/plan.py on each task
+of configs/tasks, three times, and tests them; --videos adds real ones. Writes into a folder:
 runs/TASK-MODEL-SEED/ with config, log, weights and result.json; results.json, table.md and the
 figures. A study that was stopped goes on where it was: finished runs are kept, as long as their
 configs stay the same. On a cluster, processes of one srun share the runs; whoever is last writes
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.videos and not args.videos.is_dir():
         parser.error(f'--videos must be a folder, and {args.videos} is none')
     missing = [name for name in VIDEO_PACKAGES if not find_spec(name)]
-    if args.videos and missing:
+    if args.videos and missing and not args.report_only:
         parser.error(f"--videos needs {', '.join(missing)}: pip install 'mmsifa[study]'")
     jobs = args.jobs if args.jobs is not None else default_jobs(args.device)
     if jobs < 1:
@@ -103,8 +103,10 @@ def main(argv: list[str] | None = None) -> None:
             (study.out / f'.{study.kind}').touch()
             unpack(study.out, study.kind)
             failed = run_missing(study, args.only, jobs, args.device)
+        summary = summarize(read_results(study.out, study.kind)) if pages else {}
         for page, (before, mark, after) in pages.items():
-            table = TABLES[mark](summarize(read_results(study.out, study.kind)))
+            if not (table := TABLES[mark](summary)):
+                raise ValueError(f'{study.out} has no result for the table of {page}')
             write_atomically(page, f'{before}{mark}\n\n{table}\n{END}{after}')
     except (ValueError, OSError) as error:
         parser.error(str(error))

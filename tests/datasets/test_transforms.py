@@ -114,6 +114,7 @@ def test_frames_that_are_not_uint8_rgb(name, img):
 
 
 def test_repr():
+    assert repr(RandomTemporalCrop(0.5)) == 'RandomTemporalCrop(least=0.5)'
     assert repr(TRANSFORMS.build(dict(type='ClipGrayscale'))) == 'ClipGrayscale()'
     jitter = 'ClipColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)'
     assert repr(TRANSFORMS.build(JITTER)) == jitter

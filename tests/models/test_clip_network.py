@@ -48,6 +48,12 @@ def test_frames_attend_to_the_next_after_the_named_submodule(zero_init):
     assert not torch.allclose(net.backbone(frames), expected)
 
 
+@pytest.mark.parametrize('zero_init', [True, False])
+def test_the_residual_is_not_an_option(zero_init):
+    with pytest.raises(TypeError, match='residual'):
+        add_sifa(classifier(), ['1'], zero_init=zero_init, residual=False)
+
+
 @torch.no_grad()
 def test_frames_are_clips_of_clip_len():
     net = randomize(add_sifa(classifier(), ['0', '1'], clip_len=4))

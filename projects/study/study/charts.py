@@ -21,6 +21,7 @@ from study.plan import NETWORKS, TITLES
 BEST: Any = dict(ls='--', lw=0.8)
 STILL: Any = dict(color='black', ls=':', lw=0.8)
 LEGEND: Any = dict(frameon=False, fontsize=8)
+MARKERS = dict(resnet='o', swin='s', efficientnet_lite='^')
 STYLE: Any = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False}
 
 
@@ -152,9 +153,8 @@ def draw_confusion(entry: dict) -> bytes:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         for axes, (model, values) in zip(panels, models.items(), strict=True):
             counts = np.array(values['confusion'])
-            shares = axes.imshow(
-                counts / counts.sum(axis=1, keepdims=True), 'Blues', vmin=0, vmax=1
-            )
+            clips = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            shares = axes.imshow(counts / clips, 'Blues', vmin=0, vmax=1)
             axes.set_title(NETWORKS[model].title, fontsize=8)
             axes.set_xticks(ticks, classes, rotation=90)
             axes.set_yticks(ticks, classes)
@@ -179,15 +179,16 @@ def draw_costs(summary: dict) -> bytes:
             figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True
         ):
             for model, values in entry['models'].items():
-                if model not in costs:
+                cost = values.get('multiply_adds') or costs.get(model, {}).get('multiply_adds')
+                if not cost:
                     continue
                 spread = values['top1']
                 below, above = spread['mean'] - spread['min'], spread['max'] - spread['mean']
                 axes.errorbar(
-                    values.get('multiply_adds', costs[model]['multiply_adds']) / 1e6,
+                    cost / 1e6,
                     100 * spread['mean'],
                     yerr=np.abs([[100 * below], [100 * above]]),
-                    fmt='s' if _is_swin(model) else 'o',
+                    fmt=MARKERS[NETWORKS[model].base],
                     color=NETWORKS[model].colour,
                     label=NETWORKS[model].title,
                 )

@@ -122,7 +122,7 @@ NETWORKS = {
         'Lite0, TSM', 'efficientnet_lite', {_BETWEEN: dict(type='TemporalShift')}, '#17becf'
     ),
     'lite_sifa_slow_offsets': Network(
-        'Lite0, SIFA, offsets learnt at a tenth', 'efficientnet_lite', {}, '#8c564b'
+        'Lite0, SIFA with LayerNorm, offsets learnt at a tenth', 'efficientnet_lite', {}, '#8c564b'
     ),
     'lite_sifa_both_ways': Network(
         'Lite0, SIFA, both ways, softmax',
@@ -135,7 +135,11 @@ QUICK_VIDEO_MODELS = ('sifa_both_ways', 'temporal_conv', 'c2d')
 LITE_MODELS = tuple(m for m, network in NETWORKS.items() if network.base == 'efficientnet_lite')
 DRAWN_MODELS = tuple(model for model in NETWORKS if model not in LITE_MODELS)
 VIDEO_MODELS = (
-    *('sifa_both_ways', 'tsm', 'temporal_conv', 'sifa_slow_offsets', 'c2d'),
+    'sifa_both_ways',
+    'tsm',
+    'temporal_conv',
+    'sifa_slow_offsets',
+    'c2d',
     *LITE_MODELS,  # with the first seed alone
 )
 
@@ -172,7 +176,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of a study: trunks on single frames, then each model on each task, with each seed.
+    """The runs of a study: trunks on single frames, then models on tasks, with several seeds.
 
     A network starts from the weights that its trunk, ``trunk`` in its config, has after ``IMAGE``,
     or from its own after another task, ``start`` in the task's config.
@@ -205,12 +209,11 @@ class Study:
     @cached_property
     def runs(self) -> list[Run]:
         """All runs; those from which others start come first, then those of the first seed."""
-        seeds, models = (SEEDS[:1], QUICK_MODELS) if self.quick else (SEEDS, DRAWN_MODELS)
-        tasks = {task: models for task in TASKS}
-        models = QUICK_VIDEO_MODELS if self.quick else VIDEO_MODELS
+        seeds = SEEDS[:1] if self.quick else SEEDS
+        tasks = {task: QUICK_MODELS if self.quick else DRAWN_MODELS for task in TASKS}
         for name in sets_in(self.videos) if self.videos else ():
-            parts = VIDEO_SETS[name].parts[: 1 if self.quick else None]
-            tasks |= {f'{name}.{part}': models for part in parts}
+            for part in self.parts(name):
+                tasks[f'{name}.{part}'] = QUICK_VIDEO_MODELS if self.quick else VIDEO_MODELS
         runs = [
             Run(task, model, seed)
             for seed in seeds
@@ -225,6 +228,10 @@ class Study:
     def kind(self) -> str:
         """``'quick'`` or ``'full'``."""
         return 'quick' if self.quick else 'full'
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Return the parts of a set of videos that are tested."""
+        return VIDEO_SETS[name].parts[: 1 if self.quick else None]
 
     def folder(self, run: Run) -> Path:
         """Return the folder of a run."""
@@ -262,16 +269,21 @@ class Study:
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
+        head = config.model.cls_head
+        if 'head' in config:
+            head = config.model.cls_head = dict(config.head, in_channels=head.in_channels)
         for name in self.options:
-            if name in config and name not in CHANGEABLE and not isinstance(config[name], dict):
+            made = name in config and not isinstance(config[name], dict)
+            if (made and name not in CHANGEABLE) or name.startswith('head.'):
                 raise ValueError(
                     f'{name} has no effect as an option, entries were made of it already: change '
-                    'those, as optim_wrapper.optimizer.lr, or a copy of the configs (--configs)'
+                    'those, as optim_wrapper.optimizer.lr or model.cls_head.dropout_ratio, or a '
+                    'copy of the configs (--configs)'
                 )
         change_config(config, self.options)
-        if 'head' in config:
-            channels = config.model.cls_head.in_channels
-            config.model.cls_head = dict(config.head, in_channels=channels)
+        if self.videos and task in VIDEO_SETS:
+            config.classes = class_names(self.videos, task)
+            config.num_classes = len(config.classes)
         config.model.cls_head.num_classes = config.num_classes
         config.train_dataloader.batch_size = config.batch_size
         config.randomness = dict(seed=run.seed)
@@ -296,7 +308,6 @@ class Study:
             raise ValueError(f'{run.task} needs a folder of videos, --videos')
         config.study.videos = str(self.videos.absolute())
         config.clips = split_clips(self.videos, task, part)
-        config.classes = class_names(self.videos, task)
         train.times = max(1, round(clips / len(config.clips.train)))
         prefix = dict(video=str((self.videos / task).absolute()))
         for dataset, split in ((train.dataset, 'train'), *((test, 'val') for test in tests)):

@@ -20,6 +20,8 @@ from mmsifa.fileio.video import VideoReader
 class VideoSet(NamedTuple):
     """A set of videos, ``NAME/clips.csv`` with columns ``file``, ``label`` and that of the parts.
 
+    A column ``class`` may name the labels.
+
     Attributes:
         title: What it asks for.
         column: The column of the parts.
@@ -94,6 +96,9 @@ def class_names(folder: Path, name: str) -> list[str]:
     Args:
         folder: The folder of the sets' folders.
         name: A key of ``VIDEO_SETS``.
+
+    Returns:
+        The column ``class`` for each label, or the label itself.
     """
     with (folder / name / 'clips.csv').open(newline='', encoding='utf-8') as file:
         names = {int(row['label']): row.get('class') for row in csv.DictReader(file)}
@@ -145,6 +150,9 @@ class KeepFrames(BaseTransform):
         height: Their height in pixels.
         short_side: If given, the video is encoded anew before, as by ``mmsifa prepare-videos`` with
             this ``--short-side``. Default: None.
+
+    Raises:
+        UnreadableVideoError: If a video cannot be read.
     """
 
     def __init__(self, num_frames: int, height: int, short_side: int | None = None) -> None:

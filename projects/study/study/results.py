@@ -265,9 +265,8 @@ def tables(summary: dict) -> str:
         and by what training clips have not, and the offsets at the largest displacement; then
         those of real videos.
     """
-    drawn, real = _drawn(summary), real_tables(summary)
-    blocks = [overview(summary)] if drawn else []
-    for task, entry in drawn.items():
+    blocks = [overview(summary)]
+    for task, entry in _drawn(summary).items():
         title = TITLES[task]
         by_displacement = {
             model: values['by_displacement']
@@ -314,7 +313,7 @@ def tables(summary: dict) -> str:
                 *('nearest sample', 'nearest without offsets', 'samples outside'),
             ]
             blocks.append(table(head, rows, 2))
-    return '\n'.join([*blocks, real] if real else blocks)
+    return '\n'.join(filter(None, [*blocks, real_tables(summary)]))
 
 
 def _drawn(summary: dict) -> dict[str, dict]:
@@ -370,8 +369,8 @@ def real_tables(summary: dict) -> str:
             [
                 NETWORKS[model].title,
                 *(
-                    f'{100 * right / max(tested.sum(), 1):.0f}'
-                    for right, tested in zip(count.diagonal(), count, strict=True)
+                    f'{100 * right / clips:.0f}' if clips else '-'
+                    for right, clips in zip(count.diagonal(), count.sum(axis=1), strict=True)
                 ),
             ]
             for model, count in counts.items()
@@ -387,9 +386,11 @@ def overview(summary: dict) -> str:
         summary: What :func:`summarize` returns.
 
     Returns:
-        The table, and below it the chance and what the runs took.
+        The table, and below it the chance and what the runs took; an empty text if there are none.
     """
     tasks, costs = _drawn(summary), (summary['costs'] or {}).get('models', {})
+    if not tasks:
+        return ''
     head = ['model']
     head += [f'{TITLES[task]}, top-1 %' for task in tasks]
     head += ['seeds', 'minutes of a run', 'parameters', 'million multiply-adds']

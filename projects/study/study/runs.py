@@ -27,7 +27,7 @@ from mmsifa.models import SIFA
 from study.charts import draw_cases, find_cases
 from study.offsets import fit_motion, measure_offsets, watch
 from study.plan import LIST, SEEDS, VIDEO_MODELS, Run, Study, digest, write_list
-from study.real_videos import VIDEO_SETS, sets_in, split_clips
+from study.real_videos import sets_in, split_clips
 from study.synthetic import SyntheticClips
 
 RUN = 'import sys, pathlib, study; study.train_and_test(pathlib.Path(sys.argv[1]))'
@@ -141,7 +141,7 @@ def measure_svms(study: Study) -> dict:
     assert study.videos
     svms = {}
     for name in sets_in(study.videos):
-        parts = VIDEO_SETS[name].parts
+        parts = study.parts(name)
         splits = [split_clips(study.videos, name, part) for part in parts]
         clips = splits[0]['train'] + splits[0]['val']
         labels = np.array([label for _, label in clips])

@@ -9,7 +9,8 @@ from torch import Tensor
 class ClipTRNHead(TRNHead):
     """MMAction2's temporal relation head (Zhou et al., TRN, ECCV 2018) on features of clips.
 
-    Each frame is averaged over its positions, and two linear layers see all frames in their order.
+    Each frame is averaged over its positions and narrowed by a linear layer; two more see all
+    frames in their order.
 
     Args:
         num_classes: Number of classes.
@@ -30,5 +31,21 @@ class ClipTRNHead(TRNHead):
         )
 
     def forward(self, x: Tensor, **kwargs) -> Tensor:
-        """Score features (N, C, T, H, W)."""
+        """Score features.
+
+        Args:
+            x: Features (N, C, T, H, W).
+            **kwargs: Not used.
+
+        Returns:
+            Scores (N, num_classes).
+
+        Raises:
+            ValueError: If they have another number of frames than ``num_segments``.
+        """
+        if x.shape[2] != self.num_segments:
+            raise ValueError(
+                f'ClipTRNHead expects features of num_segments={self.num_segments} frames, got '
+                f'{x.shape[2]}'
+            )
         return super().forward(x.transpose(1, 2).flatten(0, 1), num_segs=self.num_segments)

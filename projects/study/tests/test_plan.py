@@ -18,6 +18,7 @@ from PIL import Image
 
 from mmsifa.apis.analysis import clip_of, count_multiply_adds, total
 from mmsifa.commands.make_motion_dataset import write_video
+from mmsifa.fileio.video import VideoReader
 from study import (
     IMAGE,
     NETWORKS,
@@ -36,7 +37,7 @@ from study import (
 )
 from study.charts import draw_confusion
 from study.plan import CONFIGS, DRAWN_MODELS, LITE_MODELS
-from study.real_videos import split_clips
+from study.real_videos import KeptFrames, class_names, split_clips
 
 pytestmark = pytest.mark.slow
 
@@ -152,6 +153,7 @@ def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
     assert {run.seed for run in added if run.model in LITE_MODELS} == {0}
     assert {run.task for run in added} == {f'gestures.{fold}' for fold in range(5)}
     quick = Study(tmp_path, CONFIGS, quick=True, videos=real_videos)
+    assert quick.parts('gestures') == ('0',)
     few = [run for run in quick.runs if run.task.startswith('gestures')]
     assert [(run.task, run.seed) for run in few] == [('gestures.0', 0)] * 3
     assert quick.config(few[0]).iterations < study.config(few[0]).iterations
@@ -270,6 +272,7 @@ def test_an_svm_sees_what_changes_between_frames(monkeypatch, tmp_path):
     (tmp_path / 'gestures/clips.csv').write_text('\n'.join(lines) + '\n')
     study = Study(tmp_path / 'out', CONFIGS, videos=tmp_path)
     svms = measure_svms(study)
+    assert class_names(tmp_path, 'gestures') == ['0', '1']  # the table names none
     assert svms == json.loads((study.out / 'svms.json').read_text())
     assert list(svms) == ['gestures']
     assert (svms['gestures']['clips'], svms['gestures']['top1']) == (20, 1)
@@ -297,6 +300,10 @@ def test_clips_of_test_videos_are_the_same_again_but_for_disturbances(real_video
         DATASETS.build(cfg)[0]['inputs'][0] for cfg in (test, test, shuffled, shuffled, prepared)
     )
     assert plain.shape == (3, 16, 64, 80)
+    video = str(real_videos / 'gestures/1, cut.mp4')
+    assert (
+        KeptFrames(video, 2, 80, None).times.tolist() == VideoReader(video).times[[0, -1]].tolist()
+    )
     assert torch.equal(plain, again)
     assert torch.equal(other, same)
     assert not torch.equal(plain, other)
@@ -317,8 +324,22 @@ def test_the_head_for_real_videos_knows_the_order_of_frames(real_videos, tmp_pat
         assert scores.shape == (2, 10)
         assert torch.allclose(head(features.flip(3, 4)), scores)
         assert not torch.allclose(head(features.flip(2)), scores, rtol=0.01)
+    with pytest.raises(ValueError, match=r'expects features of num_segments=8 frames, got 4'):
+        head(features[:, :, :4])
 
 
+def test_options_reach_the_head_for_real_videos(real_videos, tmp_path):
+    run = Run('gestures.0', 'tsm', 0)
+    study = Study(
+        tmp_path, CONFIGS, videos=real_videos, options={'model.cls_head.dropout_ratio': 0.2}
+    )
+    assert study.config(run).model.cls_head.dropout_ratio == 0.2
+    study = Study(tmp_path, CONFIGS, videos=real_videos, options={'head.dropout_ratio': 0.2})
+    with pytest.raises(ValueError, match=r'head\.dropout_ratio has no effect as an option'):
+        study.config(run)
+
+
+@pytest.mark.filterwarnings('error')
 def test_all_clips_of_a_set_count_alike():
     run = dict(num_classes=2, by_displacement={}, offsets=[], loss=[1.0], iterations=9, seconds=6.0)
     runs = [
@@ -337,9 +358,14 @@ def test_all_clips_of_a_set_count_alike():
     assert '| TSM | 68.8' in text
     assert 'Of 40 clips, ' in text
     assert tsm['confusion'] == [[55, 25], [0, 0]]
-    assert '| TSM | 69 | 0 |' in text
-    with Image.open(io.BytesIO(draw_confusion(summary['tasks']['gestures']))) as picture:
-        assert picture.size[0] > picture.size[1]
+    assert '| TSM | 69 | - |' in text
+    entry = summary['tasks']['gestures']
+    pictures = [
+        draw_confusion(entry | dict(models=dict.fromkeys(models, tsm)))
+        for models in (['tsm'], ['tsm', 'c2d'])
+    ]
+    one, two = (Image.open(io.BytesIO(picture)).size for picture in pictures)
+    assert (one[0] < two[0], one[1] == two[1]) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_finished_runs_are_kept(studied, tool, command):
     assert (studied / 'costs.json').stat().st_mtime_ns == costs
 
 
-def test_the_report_needs_json_files_alone(studied, tool, tmp_path):
+def test_the_report_needs_json_files_alone(studied, tool, capsys, tmp_path):
     for name in (*NAMES, START):
         (tmp_path / 'runs' / name).mkdir(parents=True)
         shutil.copy(studied / 'runs' / name / 'result.json', tmp_path / 'runs' / name)
@@ -152,6 +152,11 @@ def test_the_report_needs_json_files_alone(studied, tool, tmp_path):
     tool.main(command)
     table, _ = (tmp_path / 'table.md').read_text().split('\n| name the motion: top-1 %, by pixels')
     assert page.read_text() == (f'# Study\n\n{mark}\n\n{table}\n{tool.END}\n\nThat is all.\n')
+    page.write_text(f'{[*tool.TABLES][1]}\n{tool.END}\n')  # of real videos, of which there is none
+    with pytest.raises(SystemExit):
+        tool.main(command)
+    assert 'has no result for the table of' in capsys.readouterr().err
+    page.write_text(f'{mark}\n{tool.END}\n')
     written = ('results.json', 'table.md', 'costs.png', 'offsets_direction.png')
     for name in written:
         assert (tmp_path / name).read_bytes() == (studied / name).read_bytes()

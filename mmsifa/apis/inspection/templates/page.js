@@ -69,6 +69,7 @@ function drawFrames() {
     byId(`${name}-text`).textContent = text;
     control[name].setAttribute('aria-valuetext', text);
   }
+  byId('way').textContent = layer.frames[0] < layer.frames.at(-1) ? '+ 1' : '− 1';
   figures.forEach(({ overlay, canvas, which, legend }, i) => {
     const index = layer.frames[pair() + i];
     const time = data.times ? `, ${data.times[index].toFixed(2)} s` : '';
