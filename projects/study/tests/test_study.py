@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from mmengine.config import Config
 
 from study import (
     IMAGE,
+    VIDEO_MODELS,
+    VIDEO_TASKS,
     Run,
     Study,
     format_results,
@@ -27,13 +30,14 @@ from study import (
     missing_runs,
     overview,
     read_results,
+    real_tables,
     summarize,
     train_and_test,
     work_through,
     write_report,
 )
 from study.charts import draw_accuracy
-from study.plan import CONFIGS, NETWORKS
+from study.plan import CONFIGS, NETWORKS, SEEDS
 
 pytestmark = pytest.mark.slow
 TOOL = CONFIGS.parent / 'run.py'
@@ -344,8 +348,11 @@ def test_every_run_is_there_and_of_its_config(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(Config, 'fromfile', lambda path: copy.deepcopy(read(path)))
     study = Study(tmp_path, CONFIGS, quick=kind == 'quick')
     results = read_results(PROJECT, kind)
-    digests = {run['run']: run['digest'] for run in results['runs']}
+    digests = {run['run']: run['digest'] for run in results['runs'] if 'classes' not in run}
     assert digests == {run.name: study.digest(run) for run in study.runs}
+    on_videos = {run['run'] for run in results['runs']} - {*digests}
+    known = product(VIDEO_TASKS, VIDEO_MODELS, SEEDS)
+    assert on_videos <= {Run(*run).name for run in known}
     costs = results['costs']
     assert costs['failed'] == []
     assert set(costs['models']) == {run.model for run in study.runs if run.task != IMAGE}
@@ -375,7 +382,8 @@ def test_accuracy_is_drawn_where_all_seeds_have_the_same():
     assert draw_accuracy(entry).startswith(b'\x89PNG')
 
 
-def test_the_page_shows_the_table_and_the_pictures():
-    page = (PROJECT / 'README.md').read_text()
-    assert overview(summarize(read_results(PROJECT))) in page
+def test_the_pages_show_the_tables_and_the_pictures():
+    page, summary = (PROJECT / 'README.md').read_text(), summarize(read_results(PROJECT))
+    assert overview(summary) in page
     assert {*re.findall(r'\]\((\w+\.png)\)', page)} == {p.name for p in PROJECT.glob('*.png')}
+    assert real_tables(summary) in (PROJECT.parents[1] / 'docs/real_videos.md').read_text()
