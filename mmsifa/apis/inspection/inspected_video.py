@@ -50,8 +50,9 @@ def inspect_video(
         The clip, the best classes and what every SIFA layer did.
 
     Raises:
-        ValueError: If the model has no SIFA layer, the clip starts after the video's end or makes
-            a single feature frame, the scores are NaN or infinite, or there are not as many labels
+        ValueError: If the model has no SIFA layer, the clip starts after the video's end, or at a
+            second though ``DecordInit`` does not open the video, or makes a single feature frame,
+            the scores are NaN or infinite, or there are not as many labels
             as classes.
         UnreadableVideoError: If the video cannot be opened or decoded.
 

@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmsifa.apis.analysis import clip_of, count_multiply_adds, total
+from mmsifa.apis.inspection import inspect_video
 from mmsifa.commands.make_motion_dataset import write_video
 from mmsifa.fileio.video import VideoReader
 from study import (
@@ -337,6 +338,20 @@ def test_options_reach_the_head_for_real_videos(real_videos, tmp_path):
     study = Study(tmp_path, CONFIGS, videos=real_videos, options={'head.dropout_ratio': 0.2})
     with pytest.raises(ValueError, match=r'head\.dropout_ratio has no effect as an option'):
         study.config(run)
+
+
+def test_networks_of_real_videos_can_be_inspected(real_videos, tmp_path):
+    config = Study(tmp_path, CONFIGS, videos=real_videos).config(
+        Run('gestures.0', 'sifa_from_scratch', 0)
+    )
+    network = MODELS.build(config.model).eval()
+    network.cfg = config
+    video = real_videos / 'gestures/1, cut.mp4'
+    inspection = inspect_video(network, video)
+    assert inspection.frames.shape == (16, 64, 80, 3)
+    assert inspection.times == sorted(inspection.times)
+    with pytest.raises(ValueError, match=r'got KeepFrames in the test pipeline: leave start out'):
+        inspect_video(network, video, start=0.1)
 
 
 @pytest.mark.filterwarnings('error:invalid value:RuntimeWarning')  # of 0 / 0
