@@ -269,9 +269,9 @@ class Study:
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
-        head = config.model.cls_head
         if 'head' in config:
-            head = config.model.cls_head = dict(config.head, in_channels=head.in_channels)
+            channels = config.model.cls_head.in_channels
+            config.model.cls_head = dict(config.head, in_channels=channels)
         for name in self.options:
             made = name in config and not isinstance(config[name], dict)
             if (made and name not in CHANGEABLE) or name.startswith('head.'):

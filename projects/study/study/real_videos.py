@@ -72,21 +72,14 @@ def split_clips(folder: Path, name: str, part: str) -> dict[str, list[tuple[str,
     Raises:
         ValueError: If a column is missing, a label is no number or a part has no clip.
     """
-    path, column = folder / name / 'clips.csv', VIDEO_SETS[name].column
     clips: dict[str, list[tuple[str, int]]] = dict(train=[], val=[])
-    with path.open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
-    for number, row in enumerate(rows, 2):
-        try:
-            clip = row['file'], int(row['label'])
-            clips['val' if row[column] == part else 'train'].append(clip)
-        except (KeyError, ValueError, TypeError) as error:
-            raise ValueError(
-                f'{path}, line {number}: expected a file, a label that is a number and the '
-                f'column {column!r}, got {row}'
-            ) from error
+    for row in _rows(folder, name):
+        clips['val' if row.part == part else 'train'].append((row.file, row.label))
     if not clips['train'] or not clips['val']:
-        raise ValueError(f'{path} must have clips with {column} {part} and others, to train on')
+        raise ValueError(
+            f'{folder / name / "clips.csv"} must have clips with {VIDEO_SETS[name].column} {part} '
+            'and others, to train on'
+        )
     return clips
 
 
@@ -99,10 +92,37 @@ def class_names(folder: Path, name: str) -> list[str]:
 
     Returns:
         The column ``class`` for each label, or the label itself.
+
+    Raises:
+        ValueError: As :func:`split_clips`.
     """
-    with (folder / name / 'clips.csv').open(newline='', encoding='utf-8') as file:
-        names = {int(row['label']): row.get('class') for row in csv.DictReader(file)}
-    return [names.get(label) or str(label) for label in range(max(names) + 1)]
+    names = {row.label: row.class_name for row in _rows(folder, name)}
+    return [names.get(label) or str(label) for label in range(max(names, default=-1) + 1)]
+
+
+class _Row(NamedTuple):
+    """A line of a set's table."""
+
+    file: str
+    label: int
+    part: str
+    class_name: str | None
+
+
+def _rows(folder: Path, name: str) -> list[_Row]:
+    path, column = folder / name / 'clips.csv', VIDEO_SETS[name].column
+    rows = []
+    with path.open(newline='', encoding='utf-8') as file:
+        for number, row in enumerate(csv.DictReader(file), 2):
+            try:
+                clip = _Row(row['file'], int(row['label']), row[column], row.get('class'))
+            except (KeyError, ValueError, TypeError) as error:
+                raise ValueError(
+                    f'{path}, line {number}: expected a file, a label that is a number and the '
+                    f'column {column!r}, got {row}'
+                ) from error
+            rows.append(clip)
+    return rows
 
 
 class KeptFrames:
@@ -115,19 +135,13 @@ class KeptFrames:
         file: The video.
         num_frames: How many of its frames; all, where it has fewer.
         height: Their height in pixels.
-        short_side: If given, they are those of the file that ``mmsifa prepare-videos`` makes of the
-            video with this ``--short-side``.
     """
 
-    def __init__(self, file: str, num_frames: int, height: int, short_side: int | None) -> None:
-        with TemporaryDirectory() as folder:
-            if short_side:
-                source, file = file, f'{folder}/prepared.mp4'
-                reencode(source, file, Encoding(short_side))
-            reader = VideoReader(file)
-            count = min(num_frames, len(reader))
-            kept = np.linspace(0, len(reader) - 1, count).round().astype(int)
-            frames, self.times = reader.frames(kept), reader.times[kept]
+    def __init__(self, file: str, num_frames: int, height: int) -> None:
+        reader = VideoReader(file)
+        count = min(num_frames, len(reader))
+        kept = np.linspace(0, len(reader) - 1, count).round().astype(int)
+        frames, self.times = reader.frames(kept), reader.times[kept]
         size = round(frames[0].shape[1] * height / frames[0].shape[0]), height
         self._frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
 
@@ -180,7 +194,14 @@ class KeepFrames(BaseTransform):
         )
 
 
-_kept_frames = functools.cache(KeptFrames)
+@functools.cache
+def _kept_frames(file: str, num_frames: int, height: int, short_side: int | None) -> KeptFrames:
+    if not short_side:
+        return KeptFrames(file, num_frames, height)
+    with TemporaryDirectory() as folder:
+        prepared = f'{folder}/prepared.mp4'
+        reencode(file, prepared, Encoding(short_side))
+        return KeptFrames(prepared, num_frames, height)
 
 
 @TRANSFORMS.register_module()

@@ -117,7 +117,7 @@ def summarize(results: dict) -> dict:
         ``pretraining``, the ``top1``, ``iterations`` and ``seconds`` of each trunk on single
         frames; ``tasks``, in which each task (the parts of a set of videos are one, in which all
         clips count alike) has its ``chance``, the names of its ``classes`` if it has real videos,
-        and for each of its ``models`` ``seeds``, the number of ``runs``, ``top1``,
+        and for each of its ``models`` ``seeds``, ``top1``,
         ``by_displacement``, ``disturbed``, ``offsets``, ``loss`` (a curve for each seed) over
         ``iterations``, the ``seconds`` of a run and on real videos ``multiply_adds`` and
         ``confusion``, how many clips of each class are taken for each, in all seeds; ``costs``;
@@ -134,13 +134,11 @@ def summarize(results: dict) -> dict:
         if task == IMAGE:
             pretraining[model] = {key: runs[0][key] for key in ('top1', 'iterations', 'seconds')}
             continue
-        count = len(runs)
         if 'confusion' in runs[0]:
             runs = [_join_parts([r for r in runs if r['seed'] == s]) for s in _seeds(runs)]
         entry = tasks.setdefault(task, dict(chance=1 / runs[0]['num_classes'], models={}))
         entry['models'][model] = dict(
             seeds=[run['seed'] for run in runs],
-            runs=count,
             top1=_spread([run['top1'] for run in runs]),
             by_displacement={
                 displacement: _spread([run['by_displacement'][displacement] for run in runs])
@@ -281,19 +279,11 @@ def tables(summary: dict) -> str:
                 for model, values in by_displacement.items()
             ]
             blocks.append(table(head, rows))
-        disturbed = {m: v['disturbed'] for m, v in entry['models'].items() if v['disturbed']}
+        disturbed = {m: v for m, v in entry['models'].items() if v['disturbed']}
         if disturbed:
-            names = list(next(iter(disturbed.values())))
-            rows = [
-                [
-                    NETWORKS[model].title,
-                    _percent(entry['models'][model]['top1']),
-                    *(_percent(values[name]) for name in names),
-                ]
-                for model, values in disturbed.items()
-            ]
-            head = [f'{title}: top-1 %, by what only test clips have', 'nothing']
-            blocks.append(table(head + [DISTURBANCES.get(name, name) for name in names], rows))
+            names, rows = _disturbed(disturbed)
+            head = [f'{title}: top-1 %, by what only test clips have', 'nothing', *names]
+            blocks.append(table(head, rows))
         offsets = {m: v['offsets'] for m, v in entry['models'].items() if v['offsets']}
         if offsets:
             largest = max(record['displacement'] for record in next(iter(offsets.values())))
@@ -316,6 +306,20 @@ def tables(summary: dict) -> str:
     return '\n'.join(filter(None, [*blocks, real_tables(summary)]))
 
 
+def _disturbed(models: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+    """Name the disturbances, and give each model a row: title, accuracy, and that with each."""
+    names = list(next(iter(models.values()))['disturbed'])
+    rows = [
+        [
+            NETWORKS[model].title,
+            _percent(values['top1']),
+            *(_percent(values['disturbed'][name]) for name in names),
+        ]
+        for model, values in models.items()
+    ]
+    return [DISTURBANCES.get(name, name) for name in names], rows
+
+
 def _drawn(summary: dict) -> dict[str, dict]:
     """The tasks of drawn clips."""
     return {task: entry for task, entry in summary['tasks'].items() if 'classes' not in entry}
@@ -336,27 +340,16 @@ def real_tables(summary: dict) -> str:
         if 'classes' not in entry:
             continue
         models, svm = entry['models'], (summary['svms'] or {}).get(task)
-        disturbed = list(next(iter(models.values()))['disturbed'])
-        head = [
-            f'{TITLES[task]}: top-1 %',
-            'as they are',
-            *(DISTURBANCES.get(name, name) for name in disturbed),
-        ]
-        rows = [
-            [
-                NETWORKS[model].title,
-                _percent(values['top1']),
-                *(_percent(values['disturbed'][name]) for name in disturbed),
-                str(len(values['seeds'])),
-                f'{values["seconds"]["mean"] / 60:.1f}',
-                millions(values['multiply_adds']),
-            ]
-            for model, values in models.items()
-        ]
+        names, rows = _disturbed(models)
+        for row, values in zip(rows, models.values(), strict=True):
+            row.append(str(len(values['seeds'])))
+            row.append(f'{values["seconds"]["mean"] / 60:.1f}')
+            row.append(millions(values['multiply_adds']))
         if svm:
-            measured = dict(shuffled=f'{100 * svm["shuffled"]:.1f}')
-            cells = [measured.get(name, '-') for name in disturbed]
+            measured = {DISTURBANCES['shuffled']: f'{100 * svm["shuffled"]:.1f}'}
+            cells = [measured.get(name, '-') for name in names]
             rows.append(['SVM on frame differences', f'{100 * svm["top1"]:.1f}', *cells, *'---'])
+        head = [f'{TITLES[task]}: top-1 %', 'as they are', *names]
         head += ['seeds', 'minutes of a run', 'million multiply-adds']
         counts = {model: np.array(values['confusion']) for model, values in models.items()}
         clips = max(counts[m].sum() / len(values['seeds']) for m, values in models.items())
@@ -415,9 +408,9 @@ def overview(summary: dict) -> str:
         for model, trunk in summary['pretraining'].items()
     ]
     models = [model for entry in tasks.values() for model in entry['models'].values()]
-    count = len(trunks) + sum(model['runs'] for model in models)
+    count = len(trunks) + sum(len(model['seeds']) for model in models)
     seconds = sum(trunk['seconds'] for trunk in summary['pretraining'].values())
-    seconds += sum(model['runs'] * model['seconds']['mean'] for model in models)
+    seconds += sum(len(model['seeds']) * model['seconds']['mean'] for model in models)
     duration = f'{seconds / 3600:.1f} hours' if seconds > 3600 else f'{seconds / 60:.1f} minutes'
     return (
         f'{table(head, rows)}\n'

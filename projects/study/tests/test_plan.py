@@ -302,9 +302,7 @@ def test_clips_of_test_videos_are_the_same_again_but_for_disturbances(real_video
     )
     assert plain.shape == (3, 16, 64, 80)
     video = str(real_videos / 'gestures/1, cut.mp4')
-    assert (
-        KeptFrames(video, 2, 80, None).times.tolist() == VideoReader(video).times[[0, -1]].tolist()
-    )
+    assert KeptFrames(video, 2, 80).times.tolist() == VideoReader(video).times[[0, -1]].tolist()
     assert torch.equal(plain, again)
     assert torch.equal(other, same)
     assert not torch.equal(plain, other)
@@ -396,6 +394,8 @@ def test_a_table_of_clips_that_cannot_be_used_says_why(table, message, tmp_path)
     (tmp_path / 'gestures/clips.csv').write_text(table)
     with pytest.raises(ValueError, match=message):
         split_clips(tmp_path, 'gestures', '0')
+    with pytest.raises(ValueError, match=message):
+        Study(tmp_path, CONFIGS, videos=tmp_path).config(Run('gestures.0', 'tsm', 0))
 
 
 def test_real_videos_need_a_folder(tmp_path):
