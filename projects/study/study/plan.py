@@ -53,6 +53,10 @@ class Network(NamedTuple):
 _BETWEEN, _PARTS = 'model.backbone.between_frames', 'model.backbone.temporal_parts'
 _STAGES = 'model.backbone.stage_with_sifa'
 _SLOW_OFFSETS = dict(custom_keys=dict(conv_offset=dict(lr_mult=0.1)))
+_BOTH_WAYS = {
+    _BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True),
+    'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS,
+}
 
 NETWORKS = {
     'c2d': Network('C2D', 'resnet', {_BETWEEN: dict(type='torch.nn.Identity')}, '#888888'),
@@ -88,14 +92,15 @@ NETWORKS = {
         {_BETWEEN: dict(type='SIFA', tap_embedding=True)},
         '#9467bd',
     ),
-    'sifa_both_ways': Network(
-        'SIFA, both ways, softmax',
+    'sifa_both_ways': Network('SIFA, both ways, softmax', 'resnet', _BOTH_WAYS, '#2ca02c'),
+    'sifa_both_ways_from_frames': Network(
+        'SIFA, both ways, softmax, from single frames',
         'resnet',
-        {
-            _BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True),
-            'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS,
-        },
-        '#2ca02c',
+        {**_BOTH_WAYS, 'start': IMAGE},
+        '#98df8a',
+    ),
+    'sifa_both_ways_from_scratch': Network(
+        'SIFA, both ways, softmax, from scratch', 'resnet', {**_BOTH_WAYS, 'trunk': None}
     ),
     'sifa_layer2': Network(
         'SIFA, second stage only', 'resnet', {_STAGES: (False, True, False)}, '#f7b6d2'
@@ -131,17 +136,20 @@ NETWORKS = {
         '#2ca02c',
     ),
 }
-QUICK_VIDEO_MODELS = ('sifa_both_ways', 'temporal_conv', 'c2d')
+# What weights to start from are worth
+TRANSFER_MODELS = ('sifa_both_ways_from_frames', 'sifa_both_ways_from_scratch')
 LITE_MODELS = tuple(m for m, network in NETWORKS.items() if network.base == 'efficientnet_lite')
-DRAWN_MODELS = tuple(model for model in NETWORKS if model not in LITE_MODELS)
-VIDEO_MODELS = (
-    'sifa_both_ways',
-    'tsm',
-    'temporal_conv',
-    'sifa_slow_offsets',
-    'c2d',
-    *LITE_MODELS,  # with the first seed alone
-)
+DRAWN_MODELS = tuple(m for m in NETWORKS if m not in (*TRANSFER_MODELS, *LITE_MODELS))
+FIRST_SEED_ONLY = (*TRANSFER_MODELS, *LITE_MODELS)
+# The networks of each set of videos; the first three are those of --quick
+VIDEO_MODELS = {
+    'gestures': (
+        *('sifa_both_ways', 'temporal_conv', 'c2d', 'tsm', 'sifa_slow_offsets'),
+        *TRANSFER_MODELS,
+        *LITE_MODELS,
+    ),
+    'ucf10': LITE_MODELS,
+}
 
 # Networks of single frames, whose weights the others start from. The Swin takes longer to learn.
 TRUNKS = {
@@ -179,7 +187,7 @@ class Study:
     """The runs of a study: trunks on single frames, then models on tasks, with several seeds.
 
     A network starts from the weights that its trunk, ``trunk`` in its config, has after ``IMAGE``,
-    or from its own after another task, ``start`` in the task's config.
+    or from its own after another task, ``start`` in its config or the task's.
 
     Args:
         out: The study's folder.
@@ -213,13 +221,13 @@ class Study:
         tasks = {task: QUICK_MODELS if self.quick else DRAWN_MODELS for task in TASKS}
         for name in sets_in(self.videos) if self.videos else ():
             for part in self.parts(name):
-                tasks[f'{name}.{part}'] = QUICK_VIDEO_MODELS if self.quick else VIDEO_MODELS
+                tasks[f'{name}.{part}'] = VIDEO_MODELS[name][: 3 if self.quick else None]
         runs = [
             Run(task, model, seed)
             for seed in seeds
             for task, models in tasks.items()
             for model in models
-            if seed == SEEDS[0] or model not in LITE_MODELS
+            if seed == SEEDS[0] or model not in FIRST_SEED_ONLY
         ]
         starts = [start for run in runs if (start := self.start(run))]
         return list(dict.fromkeys(starts + runs))
@@ -239,10 +247,14 @@ class Study:
 
     def start(self, run: Run) -> Run | None:
         """Return the run whose weights a run starts from, None for none."""
-        if run.task == IMAGE or not (trunk := self._trunks[run.model]):
+        network = self._parts[run.model]
+        if run.task == IMAGE or not network.trunk:
             return None
-        task = self._starts[run.task.partition('.')[0]]
-        return Run(task, run.model, run.seed) if task else Run(IMAGE, trunk, SEEDS[0])
+        task = self._parts[run.task.partition('.')[0]]
+        start = network.get('start') or task.get('start', IMAGE)
+        if start == IMAGE:
+            return Run(IMAGE, network.trunk, SEEDS[0])
+        return Run(start, run.model, run.seed)
 
     def weights(self, run: Run) -> Path:
         """Return the file of a run's weights."""
@@ -345,12 +357,10 @@ class Study:
         return {}
 
     @cached_property
-    def _starts(self) -> dict[str, str | None]:
-        return {task: self._task(task).get('start') for task in (*TASKS, *VIDEO_SETS)}
-
-    @cached_property
-    def _trunks(self) -> dict[str, str | None]:
-        return {model: self._network(model).trunk for model in NETWORKS | TRUNKS}
+    def _parts(self) -> dict[str, Config]:
+        """The parts of configs that are those of tasks and of networks."""
+        tasks = {task: self._task(task) for task in (*TASKS, *VIDEO_SETS)}
+        return tasks | {model: self._network(model) for model in NETWORKS | TRUNKS}
 
     def _task(self, task: str) -> Config:
         """The part of a config that is the task's."""

@@ -26,7 +26,7 @@ from mmsifa.installation import __version__
 from mmsifa.models import SIFA
 from study.charts import draw_cases, find_cases
 from study.offsets import fit_motion, measure_offsets, watch
-from study.plan import LIST, SEEDS, VIDEO_MODELS, Run, Study, digest, write_list
+from study.plan import LIST, SEEDS, Run, Study, digest, write_list
 from study.real_videos import sets_in, split_clips
 from study.synthetic import SyntheticClips
 
@@ -147,7 +147,7 @@ def measure_svms(study: Study) -> dict:
         labels = np.array([label for _, label in clips])
         file = study.out / LIST.format(name)
         write_list(file, clips)
-        config = study.config(Run(f'{name}.{parts[0]}', VIDEO_MODELS[0], SEEDS[0]))
+        config = study.config(Run(f'{name}.{parts[0]}', 'c2d', SEEDS[0]))
         dataset = dict(config.val_dataloader.dataset, ann_file=str(file))
         with DefaultScope.overwrite_default_scope('mmaction'):
             seen = [_changes(dataset), _changes(dict(dataset, **config.disturbances.shuffled))]

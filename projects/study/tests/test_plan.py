@@ -25,7 +25,6 @@ from study import (
     NETWORKS,
     TASKS,
     TRUNKS,
-    VIDEO_MODELS,
     EfficientNetLite0,
     Run,
     Study,
@@ -37,7 +36,7 @@ from study import (
     train_and_test,
 )
 from study.charts import draw_confusion
-from study.plan import CONFIGS, DRAWN_MODELS, LITE_MODELS
+from study.plan import CONFIGS, DRAWN_MODELS, LITE_MODELS, TRANSFER_MODELS
 from study.real_videos import KeptFrames, class_names, split_clips
 
 pytestmark = pytest.mark.slow
@@ -149,9 +148,9 @@ def real_videos(motion_data, tmp_path):
 def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
     drawn, study = Study(tmp_path, CONFIGS).runs, Study(tmp_path, CONFIGS, videos=real_videos)
     added = [run for run in study.runs if run not in drawn]
-    others = [model for model in VIDEO_MODELS if model not in LITE_MODELS]
-    assert len(added) == 5 * (len(others) * 3 + len(LITE_MODELS))
-    assert {run.seed for run in added if run.model in LITE_MODELS} == {0}
+    once = {*TRANSFER_MODELS, *LITE_MODELS}
+    assert len(added) == 5 * (5 * 3 + len(once))
+    assert {run.seed for run in added if run.model in once} == {0}
     assert {run.task for run in added} == {f'gestures.{fold}' for fold in range(5)}
     quick = Study(tmp_path, CONFIGS, quick=True, videos=real_videos)
     assert quick.parts('gestures') == ('0',)
@@ -201,7 +200,15 @@ def test_a_network_for_real_videos_starts_from_its_own_weights_of_drawn_motions(
     assert missing_runs(study, [run]) == needed
     assert missing_runs(study, [run, needed[1], run]) == needed
     assert sorted(needed, key=study.runs.index) == needed
-    assert study.start(Run('gestures.0', 'sifa_from_scratch', 1)) is None
+    both, frames, scratch = (
+        Run('gestures.0', f'sifa_both_ways{start}', 1)
+        for start in ('', '_from_frames', '_from_scratch')
+    )
+    assert study.start(frames) == needed[0]
+    assert study.start(scratch) is None
+    networks = [study.config(r).model.backbone for r in (both, frames, scratch)]
+    assert [len(network.pop('init_cfg', ())) for network in networks] == [1, 1, 0]
+    assert networks[0] == networks[1] == networks[2]
     before = study.digest(run)
     image = own_configs / 'tasks/image.py'
     image.write_text(image.read_text().replace('plain=0.8', 'plain=0.7'))
