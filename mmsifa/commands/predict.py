@@ -120,7 +120,7 @@ def prepare_and_predict(args: argparse.Namespace, parser: argparse.ArgumentParse
     check_arguments(args, parser)
     try:
         config = load_config(args.config, args.cfg_options)
-        _, note = video_pipeline(config)
+        _, note = video_pipeline(config, windows=bool(args.sliding))
         names, source = class_names(config, args.labels)
         model = load_recognizer(config, args.checkpoint, args.device or default_device())
         tables = [ResultTable(path, names) for path in args.out if path.suffix.lower() in TABLES]

@@ -209,13 +209,14 @@ def views_of(config: Config) -> str:
 
 
 @config_errors()
-def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
+def video_pipeline(config: Config, windows: bool = False) -> tuple[list[dict], str | None]:
     """Return the steps by which a config tests, for video files.
 
     They read by :class:`~mmsifa.fileio.video.VideoReader`, whatever the config decodes by.
 
     Args:
         config: Config of a recognizer.
+        windows: Whether parts of videos are tested, too. Defaults to False.
 
     Returns:
         The steps, with names that MMAction2's need no scope in, and one sentence on what was
@@ -223,7 +224,7 @@ def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
 
     Raises:
         ValueError: If the recognizer takes no RGB videos or gives no probabilities of classes, or
-            a step cannot be built.
+            a step cannot be built, or windows are tested and ``DecordInit`` does not open videos.
     """
     loader = config.get('test_dataloader')
     dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
@@ -261,6 +262,11 @@ def video_pipeline(config: Config) -> tuple[list[dict], str | None]:
         steps[decode] = dict(type='DecordDecode')
         inits = [step for step, kind in zip(steps, types, strict=True) if kind.endswith('Init')]
         steps = [dict(type='DecordInit'), *(step for step in steps if step not in inits)]
+    if windows and not any(step['type'].endswith('Init') for step in steps):
+        raise ValueError(
+            'windows of a video can be scored if DecordInit opens it, got '
+            f'{steps[0]["type"]} in the test pipeline: leave sliding out'
+        )
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmaction')):
         Compose(steps)  # refuses what cannot be built
     note = 'The config tests on raw frames; here they are read from the videos' if raw else None

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from mmaction.apis import inference_recognizer
-from mmaction.registry import MODELS
+from mmaction.registry import MODELS, TRANSFORMS
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.fileio import load
 from mmengine.registry import init_default_scope
@@ -296,6 +296,21 @@ def test_windows_are_scored_as_videos_of_their_own(weights, long_video):
     with torch.no_grad():
         expected = model.test_step(pseudo_collate([Compose(steps)(info)]))[0].pred_score
     torch.testing.assert_close(result.predictions[2].scores, expected)
+
+
+@TRANSFORMS.register_module()
+class OwnOpening(TRANSFORMS.get('DecordInit')):
+    """A step of one's own, which opens videos."""
+
+
+def test_a_step_of_ones_own_may_open_whole_videos(weights, clips):
+    model = load_recognizer(load_config('sifa_tiny_motion', SMALL), weights)
+    (expected,) = next(predict_videos(model, clips[:1])).predictions
+    model.cfg.test_dataloader.dataset.pipeline[0].type = 'OwnOpening'
+    (prediction,) = next(predict_videos(model, clips[:1])).predictions
+    torch.testing.assert_close(prediction.scores, expected.scores)
+    with pytest.raises(ValueError, match='got OwnOpening in the test pipeline: leave sliding out'):
+        next(predict_videos(model, clips[:1], sliding=(1, 1)))
 
 
 def test_windows_cover_a_video_and_the_last_ends_with_it():

@@ -93,7 +93,8 @@ def video_samples(
     if not stat.S_ISREG(os.stat(video).st_mode):
         raise UnreadableVideoError('it is no file')
     names = [type(step).__name__ for step in pipeline.transforms]
-    opened = next(i for i, name in enumerate(names) if name.endswith('Init')) + 1
+    # An own step that opens videos comes first
+    opened = next((i for i, name in enumerate(names, 1) if name.endswith('Init')), 1)
     info = dict(filename=video, label=-1, start_index=0, modality='RGB')
     rest = Compose(pipeline.transforms[opened:])
     if sliding is None:
@@ -245,7 +246,8 @@ def predict_videos(
         The result of each video, in their order.
 
     Raises:
-        ValueError: If the config's recognizer takes no videos.
+        ValueError: If the config's recognizer takes no videos, or windows are asked for and
+            ``DecordInit`` does not open the videos.
 
     Example:
         >>> model = load_recognizer(load_config('sifa_tiny_motion'), FILE)  # doctest: +SKIP
@@ -254,7 +256,7 @@ def predict_videos(
     """
     config: Any = model.cfg
     init_default_scope(config.get('default_scope', 'mmaction'))
-    pipeline = Compose(video_pipeline(config)[0])
+    pipeline = Compose(video_pipeline(config, windows=bool(sliding))[0])
     batch_size = batch_size or config.get('test_dataloader', {}).get('batch_size', 1)
     if (config.model.get('test_cfg') or {}).get('max_testing_views'):
         batch_size = 1

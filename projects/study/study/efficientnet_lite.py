@@ -13,8 +13,9 @@ class EfficientNetLite0(nn.Sequential):
 
     It makes of frames (N, 3, H, W) feature maps (N, 1280, H/32, W/32), with channels last in
     memory, by its ``stem``, ``blocks.0`` to ``blocks.15`` and ``head``. It was trained on values
-    (x - 127) / 128 of bytes x. Blocks are never dropped at random, as each frame of a clip would
-    lose others.
+    (x - 127) / 128 of bytes x. Its stem and the first four blocks keep their weights, all
+    normalizations the statistics of ImageNet, and blocks are never dropped at random, as each frame
+    of a clip would lose others.
 
     Raises:
         ImportError: If the package of the network or that of its weights is not installed.
@@ -40,3 +41,13 @@ class EfficientNetLite0(nn.Sequential):
             )
         )
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+        for module in (self.stem, *self.blocks[:4]):
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'EfficientNetLite0':
+        """Switch to training, but normalize by the statistics of ImageNet."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self

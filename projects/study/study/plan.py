@@ -275,13 +275,12 @@ class Study:
                 or a wrong value, or changes a variable that entries were made of.
         """
         task, _, part = run.task.partition('.')
-        config = self._task(task)
+        config = self._task(task, (NETWORKS | TRUNKS)[run.model].base)
         config.merge_from_dict(self._network(run.model)._cfg_dict)
-        change_steps(config._cfg_dict, config.pop('steps', {}))
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
-        if 'head' in config:
+        if config.get('head'):
             channels = config.model.cls_head.in_channels
             config.model.cls_head = dict(config.head, in_channels=channels)
         for name in self.options:
@@ -359,12 +358,13 @@ class Study:
     @cached_property
     def _parts(self) -> dict[str, Config]:
         """The parts of configs that are those of tasks and of networks."""
-        tasks = {task: self._task(task) for task in (*TASKS, *VIDEO_SETS)}
+        tasks = {task: self._task(task, 'resnet') for task in (*TASKS, *VIDEO_SETS)}
         return tasks | {model: self._network(model) for model in NETWORKS | TRUNKS}
 
-    def _task(self, task: str) -> Config:
-        """The part of a config that is the task's."""
-        name = 'real_clips' if task in VIDEO_SETS else f'tasks/{task}'
+    def _task(self, task: str, base: str) -> Config:
+        """The part of a config that is the task's, for a trunk."""
+        clips = 'real_clips_lite' if base == 'efficientnet_lite' else 'real_clips'
+        name = clips if task in VIDEO_SETS else f'tasks/{task}'
         return Config.fromfile(self.configs / f'{name}.py')
 
     def _network(self, model: str) -> Config:
@@ -373,29 +373,6 @@ class Study:
         config = Config.fromfile(self.configs / f'{network.base}.py')
         config.merge_from_dict(deepcopy(network.changes))
         return config
-
-
-def change_steps(part: Any, changes: dict[str, dict]) -> None:
-    """Change values that steps of pipelines have.
-
-    Args:
-        part: A part of a config, as deep as one likes, which is changed.
-        changes: For types of steps the new values, which count where a step says an old one.
-
-    Example:
-        >>> part = dict(pipeline=[dict(type='DecordDecode'), dict(type='Resize', scale=(80, 64))])
-        >>> change_steps(part, dict(Resize=dict(scale=(128, 96), keep_ratio=True)))
-        >>> part['pipeline'][1]
-        {'type': 'Resize', 'scale': (128, 96)}
-    """
-    if isinstance(part, dict):
-        new = changes.get(str(part.get('type')), {})
-        part.update({name: value for name, value in new.items() if name in part})
-        part = part.values()
-    elif not isinstance(part, list | tuple):
-        return
-    for inner in part:
-        change_steps(inner, changes)
 
 
 def write_list(file: Path, clips: Iterable[tuple[str, int]]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections import OrderedDict
@@ -112,16 +113,23 @@ def test_the_study_has_all_its_configs():
     assert {path.stem for path in (CONFIGS / 'tasks').glob('*.py')} == {IMAGE, *TASKS}
     trunks = {'resnet', 'swin', 'efficientnet_lite'}
     assert {network.base for network in NETWORKS.values()} == trunks
-    others = {'schedule', 'recognizer3d', 'drawn_clips', 'real_clips'}
+    others = {'schedule', 'recognizer3d', 'drawn_clips', 'real_clips', 'real_clips_lite'}
     assert {path.stem for path in CONFIGS.glob('*.py')} == trunks | others
 
 
-@pytest.mark.parametrize('task', ['real_clips', *(f'tasks/{task}' for task in (IMAGE, *TASKS))])
-def test_a_config_can_inherit_a_models_and_a_tasks_parts(task, tmp_path):
-    parts = [str(CONFIGS / f'{name}.py') for name in ('resnet', task)]
+@pytest.mark.parametrize(
+    ('trunk', 'task'),
+    [
+        *(('resnet', f'tasks/{task}') for task in (IMAGE, *TASKS)),
+        ('resnet', 'real_clips'),
+        ('efficientnet_lite', 'real_clips_lite'),
+    ],
+)
+def test_a_config_can_inherit_a_models_and_a_tasks_parts(trunk, task, tmp_path):
+    parts = [str(CONFIGS / f'{name}.py') for name in (trunk, task)]
     (tmp_path / 'mine.py').write_text(f'_base_ = {parts}\n')
     cfg = Config.fromfile(tmp_path / 'mine.py')
-    assert cfg.model.backbone.type == 'SIFANet'
+    assert cfg.model.backbone.type == dict(resnet='SIFANet', efficientnet_lite='SIFAPlugin')[trunk]
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset
         while 'dataset' in dataset:
@@ -255,7 +263,13 @@ def test_a_model_on_efficientnet_lite_takes_a_step_from_imagenet(model, real_vid
         assert clip['inputs'].shape == (1, 3, 8, 96, 128)
         clip['inputs'] = clip['inputs'][..., ::2, ::2]
     network = MODELS.build(cfg.model)
-    assert fixed_weights(network, cfg, clips * 2) == set()
+    statistics = {n: b.clone() for n, b in network.named_buffers() if 'running' in n}
+    frozen = re.compile(r'stem|blocks\.[0-3]\.')
+    assert fixed_weights(network, cfg, clips * 2) == {
+        name for name, _ in network.named_parameters() if frozen.search(name)
+    }
+    assert all(statistics[n].equal(b) for n, b in network.named_buffers() if n in statistics)
+    assert statistics
     without_part = MODELS.build(study.config(Run('gestures.0', 'lite_c2d', 0)).model)
     cost, least = (
         total(count_multiply_adds(net.eval().to('meta'), clip_of(cfg)))
