@@ -12,6 +12,7 @@ import cv2
 from mmaction.datasets import BaseActionDataset, RawframeDataset, VideoDataset
 from mmaction.datasets import transforms as steps
 from mmaction.registry import DATASETS, TRANSFORMS
+from mmcv.transforms import BaseTransform
 
 from mmsifa.datasets.annotations import read_annotations
 from mmsifa.fileio.text_files import escape_path
@@ -69,8 +70,9 @@ def reason_of(step: str, error: Exception) -> str:
 def _reading_failure(error: Exception) -> str | None:
     """Why a step that opens or decodes a video or a frame failed; None if no such step did."""
     reason = None
+    readers = BaseTransform if isinstance(error, UnreadableVideoError) else READING_STEPS
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if isinstance(step := frame.f_locals.get('self'), READING_STEPS):
+        if isinstance(step := frame.f_locals.get('self'), readers):
             reason = reason_of(type(step).__name__, error)
             if file := frame.f_locals.get('filepath'):  # that RawFrameDecode reads
                 return frame_failure(file, error)

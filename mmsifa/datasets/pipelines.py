@@ -216,7 +216,8 @@ def video_pipeline(config: Config, windows: bool = False) -> tuple[list[dict], s
 
     Args:
         config: Config of a recognizer.
-        windows: Whether parts of videos are tested, too. Defaults to False.
+        windows: Whether windows of a video are to be scored, which needs ``DecordInit``. Defaults
+            to False.
 
     Returns:
         The steps, with names that MMAction2's need no scope in, and one sentence on what was
@@ -224,7 +225,7 @@ def video_pipeline(config: Config, windows: bool = False) -> tuple[list[dict], s
 
     Raises:
         ValueError: If the recognizer takes no RGB videos or gives no probabilities of classes, or
-            a step cannot be built, or windows are tested and ``DecordInit`` does not open videos.
+            a step cannot be built, or windows are scored and ``DecordInit`` does not open videos.
     """
     loader = config.get('test_dataloader')
     dataset = loader.dataset if loader else Config(dict(pipeline=config.get('test_pipeline')))
@@ -258,11 +259,11 @@ def video_pipeline(config: Config, windows: bool = False) -> tuple[list[dict], s
         )
     decode = decoders[0]
     raw = types[decode] == 'RawFrameDecode'
-    if types[decode] != 'DecordDecode':
+    inits = [step for step, kind in zip(steps, types, strict=True) if kind.endswith('Init')]
+    if types[decode] != 'DecordDecode' and (raw or inits):
         steps[decode] = dict(type='DecordDecode')
-        inits = [step for step, kind in zip(steps, types, strict=True) if kind.endswith('Init')]
         steps = [dict(type='DecordInit'), *(step for step in steps if step not in inits)]
-    if windows and not any(step['type'].endswith('Init') for step in steps):
+    if windows and 'DecordInit' not in [step['type'] for step in steps]:
         raise ValueError(
             'windows of a video can be scored if DecordInit opens it, got '
             f'{steps[0]["type"]} in the test pipeline: leave sliding out'

@@ -17,7 +17,7 @@ import pytest
 import torch
 from mmaction.apis import init_recognizer
 from mmaction.models import Recognizer2D, ResNetTSM
-from mmaction.registry import MODELS
+from mmaction.registry import MODELS, TRANSFORMS
 from mmengine.dataset import Compose
 from torch import nn
 
@@ -442,6 +442,24 @@ def test_options_of_the_test_data_set_are_taken():
     config.merge_from_dict({'test_dataloader.dataset.pipeline.4.crop_size': 32})
     about = Exporter(init_recognizer(config, device='cpu')).metadata
     assert about['shape'] == 'videos, views, 3, 8, 32, 32'
+
+
+@TRANSFORMS.register_module()
+class OpenFirstHalf(TRANSFORMS.get('DecordInit')):
+    """A step of one's own, which opens the first half of a video."""
+
+    def transform(self, results):
+        results = super().transform(results)
+        results['total_frames'] //= 2
+        return results
+
+
+def test_checks_open_videos_as_the_pipeline_does(video):
+    reading = [dict(type='OpenFirstHalf'), *CROPPED[1:3]]
+    frames = Sampler(one_block([*reading, *CROPPED[3:]])).video(video)
+    expected = Compose(reading)(dict(filename=video, start_index=0, modality='RGB'))['imgs']
+    np.testing.assert_array_equal(frames.reshape(-1, *frames.shape[2:]), expected)
+    assert not np.array_equal(frames, Sampler(one_block()).video(video))
 
 
 def test_frames_of_another_size_fit_into_a_crop_without_resizing():

@@ -67,7 +67,9 @@ class Sampler:
             self.sampling['clip_len'] *= frame_factor
             self.sampling['num_clips'] = min(self.sampling.get('num_clips', 1), MAX_CLIPS)
             self.num_frames = self.sampling['clip_len']
-        self.packing = self.pipeline[names.index('FormatShape') :]
+        formatting = names.index('FormatShape')
+        self.reading = self.pipeline[: formatting - len(self.transforms)]
+        self.packing = self.pipeline[formatting:]
 
     def video(self, path: str) -> np.ndarray:
         """Decode the sampled frames of a video file, (V, T, H, W, 3).
@@ -75,8 +77,7 @@ class Sampler:
         Raises:
             UnreadableVideoError: If it cannot be opened or decoded.
         """
-        steps = [dict(type='DecordInit'), self.sampling, dict(type='DecordDecode')]
-        (frames,) = read_in_process(_decode_file, path, steps)
+        (frames,) = read_in_process(_decode_file, path, self.reading)
         return self._in_clips(frames)
 
     def generated(self, size: tuple[int, int]) -> np.ndarray:

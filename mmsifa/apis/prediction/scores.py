@@ -93,8 +93,8 @@ def video_samples(
     if not stat.S_ISREG(os.stat(video).st_mode):
         raise UnreadableVideoError('it is no file')
     names = [type(step).__name__ for step in pipeline.transforms]
-    # An own step that opens videos comes first
-    opened = next((i for i, name in enumerate(names, 1) if name.endswith('Init')), 1)
+    # Without it, the first step opens the video
+    opened = names.index('DecordInit') + 1 if 'DecordInit' in names else 1
     info = dict(filename=video, label=-1, start_index=0, modality='RGB')
     rest = Compose(pipeline.transforms[opened:])
     if sliding is None:

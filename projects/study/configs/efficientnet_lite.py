@@ -1,6 +1,7 @@
 _base_ = 'recognizer3d.py'
 
 trunk = None  # it has weights of ImageNet
+real_clips = 'real_clips_lite'  # its config of real videos
 
 # A part between frames in the residual branch of four blocks. What replaces channels there, as TSM
 # does, leaves the features of ImageNet nearly as they were.

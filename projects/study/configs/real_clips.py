@@ -2,8 +2,8 @@ _base_ = 'schedule.py'
 
 start = 'direction'  # the task whose weights each network starts from
 num_classes = 10
-iterations = 400
-quick_iterations = 200  # of --quick
+iterations = 200
+quick_iterations = 100  # of --quick
 batch_size = 16
 num_frames = 16  # spread over the video
 size = (80, 64)  # width and height
@@ -24,6 +24,7 @@ train_pipeline = [
     dict(type='Resize', scale=size, keep_ratio=False),
     dict(type='ClipColorJitter', brightness=0.4, contrast=0.4, saturation=1.0, hue=0.1),
     dict(type='RandomApply', prob=0.2, transforms=[dict(type='ClipGrayscale')]),
+    dict(type='SubtractBackground', share=0.8),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'label'))
 ]

@@ -15,7 +15,9 @@ optim_wrapper = dict(
             'backbone.backbone': dict(lr_mult=0.1)  # what has weights of ImageNet
         }))
 
-train_pipeline, val_pipeline = _base_.train_pipeline, _base_.val_pipeline
+# It knows whole pictures
+train_pipeline = [step for step in _base_.train_pipeline if step.type != 'SubtractBackground']
+val_pipeline = [step for step in _base_.val_pipeline if step.type != 'SubtractBackground']
 for pipeline in (train_pipeline, val_pipeline):
     for step in pipeline:
         if step.type == 'KeepFrames':

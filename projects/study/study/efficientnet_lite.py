@@ -41,7 +41,7 @@ class EfficientNetLite0(nn.Sequential):
             )
         )
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
-        for module in (self.stem, *self.blocks[:4]):
+        for module in (net._conv_stem, net._bn0, *net._blocks[:4]):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'EfficientNetLite0':

@@ -97,10 +97,13 @@ NETWORKS = {
         'SIFA, both ways, softmax, from single frames',
         'resnet',
         {**_BOTH_WAYS, 'start': IMAGE},
-        '#98df8a',
+        '#dbdb8d',
     ),
     'sifa_both_ways_from_scratch': Network(
-        'SIFA, both ways, softmax, from scratch', 'resnet', {**_BOTH_WAYS, 'trunk': None}
+        'SIFA, both ways, softmax, from scratch',
+        'resnet',
+        {**_BOTH_WAYS, 'trunk': None},
+        '#c49c94',
     ),
     'sifa_layer2': Network(
         'SIFA, second stage only', 'resnet', {_STAGES: (False, True, False)}, '#f7b6d2'
@@ -136,18 +139,15 @@ NETWORKS = {
         '#2ca02c',
     ),
 }
+# What both trunks learn real videos by; --quick takes the first three
+_ON_VIDEOS = ('sifa_both_ways', 'temporal_conv', 'c2d', 'tsm', 'sifa_slow_offsets')
+LITE_MODELS = tuple(f'lite_{model}' for model in _ON_VIDEOS)
 # What weights to start from are worth
 TRANSFER_MODELS = ('sifa_both_ways_from_frames', 'sifa_both_ways_from_scratch')
-LITE_MODELS = tuple(m for m, network in NETWORKS.items() if network.base == 'efficientnet_lite')
 DRAWN_MODELS = tuple(m for m in NETWORKS if m not in (*TRANSFER_MODELS, *LITE_MODELS))
 FIRST_SEED_ONLY = (*TRANSFER_MODELS, *LITE_MODELS)
-# The networks of each set of videos; the first three are those of --quick
 VIDEO_MODELS = {
-    'gestures': (
-        *('sifa_both_ways', 'temporal_conv', 'c2d', 'tsm', 'sifa_slow_offsets'),
-        *TRANSFER_MODELS,
-        *LITE_MODELS,
-    ),
+    'gestures': (*_ON_VIDEOS, *TRANSFER_MODELS, *LITE_MODELS),
     'ucf10': LITE_MODELS,
 }
 
@@ -187,7 +187,7 @@ class Study:
     """The runs of a study: trunks on single frames, then models on tasks, with several seeds.
 
     A network starts from the weights that its trunk, ``trunk`` in its config, has after ``IMAGE``,
-    or from its own after another task, ``start`` in its config or the task's.
+    or from its own after another task, which ``start`` names in its config, or else in the task's.
 
     Args:
         out: The study's folder.
@@ -247,11 +247,11 @@ class Study:
 
     def start(self, run: Run) -> Run | None:
         """Return the run whose weights a run starts from, None for none."""
-        network = self._parts[run.model]
+        network = self._config_parts[run.model]
         if run.task == IMAGE or not network.trunk:
             return None
-        task = self._parts[run.task.partition('.')[0]]
-        start = network.get('start') or task.get('start', IMAGE)
+        task = self._config_parts[run.task.partition('.')[0]]
+        start = network.get('start', task.get('start', IMAGE))
         if start == IMAGE:
             return Run(IMAGE, network.trunk, SEEDS[0])
         return Run(start, run.model, run.seed)
@@ -275,8 +275,9 @@ class Study:
                 or a wrong value, or changes a variable that entries were made of.
         """
         task, _, part = run.task.partition('.')
-        config = self._task(task, (NETWORKS | TRUNKS)[run.model].base)
-        config.merge_from_dict(self._network(run.model)._cfg_dict)
+        network = self._network(run.model)
+        config = self._task(task, network.get('real_clips', 'real_clips'))
+        config.merge_from_dict(network._cfg_dict)
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
@@ -356,15 +357,14 @@ class Study:
         return {}
 
     @cached_property
-    def _parts(self) -> dict[str, Config]:
+    def _config_parts(self) -> dict[str, Config]:
         """The parts of configs that are those of tasks and of networks."""
-        tasks = {task: self._task(task, 'resnet') for task in (*TASKS, *VIDEO_SETS)}
+        tasks = {task: self._task(task) for task in (*TASKS, *VIDEO_SETS)}
         return tasks | {model: self._network(model) for model in NETWORKS | TRUNKS}
 
-    def _task(self, task: str, base: str) -> Config:
-        """The part of a config that is the task's, for a trunk."""
-        clips = 'real_clips_lite' if base == 'efficientnet_lite' else 'real_clips'
-        name = clips if task in VIDEO_SETS else f'tasks/{task}'
+    def _task(self, task: str, real_clips: str = 'real_clips') -> Config:
+        """The part of a config that is the task's."""
+        name = real_clips if task in VIDEO_SETS else f'tasks/{task}'
         return Config.fromfile(self.configs / f'{name}.py')
 
     def _network(self, model: str) -> Config:

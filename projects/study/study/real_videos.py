@@ -230,3 +230,47 @@ class ShuffleFrames(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class SubtractBackground(BaseTransform):
+    """Take from each frame a share of what all frames that were taken have in common.
+
+    That is their mean over time, less its own mean over the picture, so that brightness and colour
+    stay. Where the camera is nearly still, what moves remains. Required and modified keys are
+    "imgs", which become float32.
+
+    Args:
+        share: The share, 0 to 1.
+
+    Raises:
+        ValueError: If it is another one.
+
+    Example:
+        >>> frames = [np.uint8([[[0], [100]]]), np.uint8([[[50], [100]]])]  # (1, 2, 1)
+        >>> frames = SubtractBackground(share=1.0)({'imgs': frames})['imgs']
+        >>> [frame[..., 0].tolist() for frame in frames]
+        [[[37.5, 62.5]], [[87.5, 62.5]]]
+    """
+
+    def __init__(self, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f'share must be 0 to 1, got {share}')
+        self.share = share
+
+    def transform(self, results: dict) -> dict:
+        """Change ``results['imgs']``.
+
+        Args:
+            results: Results of the pipeline so far.
+
+        Returns:
+            The same dict.
+        """
+        common = np.mean(results['imgs'], axis=0, dtype=np.float32)
+        background = self.share * (common - common.mean(axis=(0, 1)))
+        results['imgs'] = [frame - background for frame in results['imgs']]
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(share={self.share})'

@@ -38,7 +38,7 @@ from study import (
 )
 from study.charts import draw_confusion
 from study.plan import CONFIGS, DRAWN_MODELS, LITE_MODELS, TRANSFER_MODELS
-from study.real_videos import KeptFrames, class_names, split_clips
+from study.real_videos import KeptFrames, SubtractBackground, class_names, split_clips
 
 pytestmark = pytest.mark.slow
 
@@ -166,6 +166,11 @@ def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
     assert [(run.task, run.seed) for run in few] == [('gestures.0', 0)] * 3
     assert quick.config(few[0]).iterations < study.config(few[0]).iterations
     assert all(quick.start(run) in quick.runs for run in few)
+    (real_videos / 'ucf10').mkdir()
+    (real_videos / 'ucf10/clips.csv').write_text('file,label,split\na.mp4,0,test\nb.mp4,0,train\n')
+    both = Study(tmp_path, CONFIGS, quick=True, videos=real_videos).runs
+    last = [run.model for run in both if run.task == 'ucf10.test']
+    assert last == ['lite_sifa_both_ways', 'lite_temporal_conv', 'lite_c2d']
     with pytest.raises(
         ValueError, match=r'must hold gestures/clips\.csv or ucf10/clips\.csv, got n'
     ):
@@ -276,6 +281,23 @@ def test_a_model_on_efficientnet_lite_takes_a_step_from_imagenet(model, real_vid
         for net in (network, without_part)
     )
     assert least <= cost <= 1.05 * least
+
+
+def test_a_still_background_can_be_subtracted():
+    noise = np.random.default_rng(0)
+    still = noise.integers(0, 200, (6, 8, 3), np.uint8)
+    frames = np.broadcast_to(still, (5, 6, 8, 3)).copy()
+    frames[2, 1:3, 1:3] = 255
+    unchanged = SubtractBackground(0.0)({'imgs': list(frames)})['imgs']
+    np.testing.assert_array_equal(unchanged, frames)
+    moved = np.stack(SubtractBackground(1.0)({'imgs': list(frames)})['imgs'])
+    np.testing.assert_allclose(
+        np.diff(moved, axis=0), np.diff(frames.astype(int), axis=0), atol=1e-4
+    )
+    untouched = moved[:, 3:, 3:]  # a plain picture of the mean colour
+    np.testing.assert_allclose(
+        untouched, np.broadcast_to(frames.mean((0, 1, 2)), untouched.shape), atol=1e-4
+    )
 
 
 def test_an_svm_sees_what_changes_between_frames(monkeypatch, tmp_path):

@@ -17,16 +17,18 @@ import pytest
 import torch
 from mmaction.datasets.transforms import DecordInit
 from mmaction.registry import DATASETS
+from mmcv.transforms import BaseTransform
 from mmengine import load
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmsifa.__main__ import main
 from mmsifa.commands.check_videos import check
+from mmsifa.datasets import CheckedVideoDataset
 from mmsifa.datasets.raw_frames import frame_names
 from mmsifa.engine.hooks import BadVideosHook
 from mmsifa.engine.loops import seed_generators
-from mmsifa.fileio.video import UnreadableVideoError
+from mmsifa.fileio.video import UnreadableVideoError, VideoReader
 
 ROOT = Path(__file__).parents[3]
 
@@ -393,6 +395,23 @@ def test_arguments_are_checked(write_list, clips):
         BadVideosHook(max_failed_share=2)
     with pytest.raises(ValueError, match='interval must be 1 or more iterations, got 0'):
         BadVideosHook(interval=0)
+
+
+class OpenMyself(BaseTransform):
+    """A step of one's own, which opens videos."""
+
+    def transform(self, results):
+        return dict(results, video_reader=VideoReader(results['filename']))
+
+
+def test_a_step_of_ones_own_that_cannot_open_a_video_is_named(tmp_path):
+    (tmp_path / 'text.mp4').write_text('no video')
+    (tmp_path / 'list.txt').write_text('text.mp4 0\n')
+    data = CheckedVideoDataset(
+        str(tmp_path / 'list.txt'), [dict(type=OpenMyself)], dict(video=str(tmp_path))
+    )
+    with pytest.raises(UnreadableVideoError, match=r'/text\.mp4 cannot be read \(OpenMyself: '):
+        data[0]
 
 
 def test_a_test_stops_at_an_unreadable_video(write_list, config):
