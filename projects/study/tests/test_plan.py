@@ -38,7 +38,13 @@ from study import (
 )
 from study.charts import draw_confusion
 from study.plan import CONFIGS, DRAWN_MODELS, LITE_MODELS, TRANSFER_MODELS
-from study.real_videos import KeptFrames, SubtractBackground, class_names, split_clips
+from study.real_videos import (
+    VIDEO_SETS,
+    KeptFrames,
+    SubtractBackground,
+    class_names,
+    split_clips,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -110,23 +116,22 @@ def fixed_weights(network, cfg, samples):
 
 
 def test_the_study_has_all_its_configs():
-    assert {path.stem for path in (CONFIGS / 'tasks').glob('*.py')} == {IMAGE, *TASKS}
+    assert {path.stem for path in (CONFIGS / 'tasks').glob('*.py')} == {IMAGE, *TASKS, *VIDEO_SETS}
     trunks = {'resnet', 'swin', 'efficientnet_lite'}
     assert {network.base for network in NETWORKS.values()} == trunks
-    others = {'schedule', 'recognizer3d', 'drawn_clips', 'real_clips', 'real_clips_lite'}
+    others = {'schedule', 'recognizer3d', 'drawn_clips'}
     assert {path.stem for path in CONFIGS.glob('*.py')} == trunks | others
 
 
 @pytest.mark.parametrize(
     ('trunk', 'task'),
     [
-        *(('resnet', f'tasks/{task}') for task in (IMAGE, *TASKS)),
-        ('resnet', 'real_clips'),
-        ('efficientnet_lite', 'real_clips_lite'),
+        *(('resnet', task) for task in (IMAGE, *TASKS, 'gestures')),
+        *(('efficientnet_lite', task) for task in VIDEO_SETS),
     ],
 )
 def test_a_config_can_inherit_a_models_and_a_tasks_parts(trunk, task, tmp_path):
-    parts = [str(CONFIGS / f'{name}.py') for name in (trunk, task)]
+    parts = [str(CONFIGS / f'{name}.py') for name in (trunk, f'tasks/{task}')]
     (tmp_path / 'mine.py').write_text(f'_base_ = {parts}\n')
     cfg = Config.fromfile(tmp_path / 'mine.py')
     assert cfg.model.backbone.type == dict(resnet='SIFANet', efficientnet_lite='SIFAPlugin')[trunk]
@@ -252,30 +257,39 @@ def test_efficientnet_lite_says_which_package_it_needs(monkeypatch):
         EfficientNetLite0()
 
 
-@pytest.mark.parametrize('model', LITE_MODELS)
-def test_a_model_on_efficientnet_lite_takes_a_step_from_imagenet(model, real_videos, tmp_path):
+@pytest.mark.parametrize(
+    ('model', 'task'),
+    [*((model, 'gestures.0') for model in LITE_MODELS), (LITE_MODELS[0], 'ucf10.test')],
+)
+def test_a_model_on_efficientnet_lite_takes_a_step_from_imagenet(
+    model, task, real_videos, tmp_path
+):
+    gestures = real_videos / 'gestures'
+    shutil.copytree(gestures, real_videos / 'ucf10')
+    table = (gestures / 'clips.csv').read_text().replace('fold', 'split').replace(',0\n', ',test\n')
+    (real_videos / 'ucf10/clips.csv').write_text(table)
     study = Study(tmp_path, CONFIGS, videos=real_videos)
-    run = Run('gestures.0', model, 0)
+    run = Run(task, model, 0)
     assert study.start(run) is None
     study.write(run)
     cfg = study.config(run)
+    fixed = task == 'ucf10.test'
+    frames, height, width = (8, 96, 128) if fixed else (16, 64, 80)
     tested = (cfg.val_dataloader.dataset.pipeline, cfg.disturbances.prepared.pipeline)
-    assert [pipeline[0].get('short_side') for pipeline in tested] == [None, 112]
-    clips = [
-        DATASETS.build(loader.dataset)[0] for loader in (cfg.train_dataloader, cfg.val_dataloader)
-    ]
+    assert [pipeline[0].get('short_side') for pipeline in tested] == [None, height + 16]
+    loaders = cfg.train_dataloader, cfg.val_dataloader
+    clips = [DATASETS.build(loader.dataset)[0] for loader in loaders]
     for clip in clips:
-        assert clip['inputs'].shape == (1, 3, 8, 96, 128)
-        clip['inputs'] = clip['inputs'][..., ::2, ::2]
+        assert clip['inputs'].shape == (1, 3, frames, height, width)
     network = MODELS.build(cfg.model)
     statistics = {n: b.clone() for n, b in network.named_buffers() if 'running' in n}
-    frozen = re.compile(r'stem|blocks\.[0-3]\.')
+    frozen = re.compile(r'stem|blocks\.[0-3]\.' if fixed else 'none')
     assert fixed_weights(network, cfg, clips * 2) == {
         name for name, _ in network.named_parameters() if frozen.search(name)
     }
-    assert all(statistics[n].equal(b) for n, b in network.named_buffers() if n in statistics)
-    assert statistics
-    without_part = MODELS.build(study.config(Run('gestures.0', 'lite_c2d', 0)).model)
+    same = {statistics[n].equal(b) for n, b in network.named_buffers() if n in statistics}
+    assert same == {fixed}
+    without_part = MODELS.build(study.config(Run(task, 'lite_c2d', 0)).model)
     cost, least = (
         total(count_multiply_adds(net.eval().to('meta'), clip_of(cfg)))
         for net in (network, without_part)

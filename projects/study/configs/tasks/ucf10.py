@@ -1,4 +1,4 @@
-_base_ = 'real_clips.py'
+_base_ = 'gestures.py'
 
 # For a trunk with weights of ImageNet: larger and fewer frames, smaller batches
 iterations = 132

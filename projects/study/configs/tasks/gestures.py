@@ -1,4 +1,4 @@
-_base_ = 'schedule.py'
+_base_ = '../schedule.py'
 
 start = 'direction'  # the task whose weights each network starts from
 num_classes = 10
