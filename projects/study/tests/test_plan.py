@@ -281,6 +281,7 @@ def test_a_model_on_efficientnet_lite_takes_a_step_from_imagenet(
     clips = [DATASETS.build(loader.dataset)[0] for loader in loaders]
     for clip in clips:
         assert clip['inputs'].shape == (1, 3, frames, height, width)
+    assert cfg.model.cls_head.type == ('I3DHead' if fixed else 'ClipTRNHead')
     network = MODELS.build(cfg.model)
     statistics = {n: b.clone() for n, b in network.named_buffers() if 'running' in n}
     frozen = re.compile(r'stem|blocks\.[0-3]\.' if fixed else 'none')
@@ -370,9 +371,10 @@ def test_clips_of_test_videos_are_the_same_again_but_for_disturbances(real_video
     assert apart < others / 3, (apart, others, plain.float().std())
 
 
-def test_the_head_for_real_videos_knows_the_order_of_frames(real_videos, tmp_path):
+@pytest.mark.parametrize('model', ['tsm', 'lite_tsm'])
+def test_the_head_for_gestures_knows_the_order_of_frames(model, real_videos, tmp_path):
     study = Study(tmp_path, CONFIGS, videos=real_videos)
-    config = study.config(Run('gestures.0', 'tsm', 0)).model.cls_head
+    config = study.config(Run('gestures.0', model, 0)).model.cls_head
     head = MODELS.build(config).eval()
     features = torch.rand(2, config.in_channels, 16, 2, 3)
     scores = head(features)
@@ -381,7 +383,6 @@ def test_the_head_for_real_videos_knows_the_order_of_frames(real_videos, tmp_pat
     assert not torch.allclose(head(features.flip(2)), scores, rtol=0.01)
     with pytest.raises(ValueError, match=r'expects features of num_segments=16 frames, got 4'):
         head(features[:, :, :4])
-    assert study.config(Run('gestures.0', 'lite_tsm', 0)).model.cls_head.type == 'I3DHead'
 
 
 def test_options_reach_the_head_for_real_videos(real_videos, tmp_path):
