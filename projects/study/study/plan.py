@@ -39,7 +39,8 @@ class Network(NamedTuple):
 
     Attributes:
         title: Its name in tables and figures.
-        base: The file of the trunk's config, ``resnet``, ``swin`` or ``efficientnet_lite``.
+        base: The file of the trunk's config, ``resnet``, ``swin`` or ``efficientnet_lite``; in
+            which an entry named as a set of videos says what is different there.
         changes: What it changes in that config, as of ``--cfg-options``.
         colour: Its colour in figures.
     """
@@ -278,10 +279,8 @@ class Study:
         network = self._network(run.model)
         config = self._task(task)
         config.merge_from_dict(network._cfg_dict)
-        for name in VIDEO_SETS:
-            changes = config.pop(name, {})
-            if name == task:
-                config.merge_from_dict(changes)
+        changes = {name: config.pop(name, {}) for name in VIDEO_SETS}
+        config.merge_from_dict(changes.get(task, {}))
         quick = {name: config.pop(f'quick_{name}', None) for name in ('iterations', 'test_clips')}
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
