@@ -1,6 +1,8 @@
 """The pictures of a study: charts of its results, and cases of what offsets do."""
 
 import io
+import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -149,13 +151,17 @@ def draw_confusion(entry: dict) -> bytes:
     models, classes = entry['models'], entry['classes']
     ticks = range(len(classes))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.5 + 2.2 * len(models), 3.4), layout='constrained')
-        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-        for axes, (model, values) in zip(panels, models.items(), strict=True):
+        columns = min(len(models), 4)
+        rows = math.ceil(len(models) / columns)
+        figure = Figure(figsize=(1.5 + 2.2 * columns, 0.4 + 3 * rows), layout='constrained')
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for axes in panels[len(models) :]:
+            axes.axis('off')
+        for axes, (model, values) in zip(panels, models.items(), strict=False):
             counts = np.array(values['confusion'])
             clips = np.maximum(counts.sum(axis=1, keepdims=True), 1)
             shares = axes.imshow(counts / clips, 'Blues', vmin=0, vmax=1)
-            axes.set_title(NETWORKS[model].title, fontsize=8)
+            axes.set_title(textwrap.fill(NETWORKS[model].title, 30), fontsize=8)
             axes.set_xticks(ticks, classes, rotation=90)
             axes.set_yticks(ticks, classes)
         figure.supxlabel('taken for', fontsize=9)
