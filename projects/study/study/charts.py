@@ -146,7 +146,7 @@ def draw_confusion(entry: dict) -> bytes:
         entry: The task's entry in ``tasks`` of a summary, with ``classes``.
 
     Returns:
-        A PNG file: a panel for each model, a row of shares for each class.
+        A PNG file: a panel for each model, four in a row, with a row of shares for each class.
     """
     models, classes = entry['models'], entry['classes']
     ticks = range(len(classes))

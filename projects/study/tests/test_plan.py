@@ -46,6 +46,8 @@ from study.real_videos import (
     split_clips,
 )
 
+PROJECT = CONFIGS.parent
+
 pytestmark = pytest.mark.slow
 
 
@@ -132,7 +134,11 @@ def test_the_study_has_all_its_configs():
 )
 def test_a_config_can_inherit_a_models_and_a_tasks_parts(trunk, task, tmp_path):
     parts = [str(CONFIGS / f'{name}.py') for name in (trunk, f'tasks/{task}')]
-    (tmp_path / 'mine.py').write_text(f'_base_ = {parts}\n')
+    text = f'_base_ = {parts}\n'
+    if trunk == 'efficientnet_lite':
+        text += f'optim_wrapper = _base_.{task}.optim_wrapper\n'
+        text += 'model = _base_.ucf10.model\n' if task == 'ucf10' else ''
+    (tmp_path / 'mine.py').write_text(text)
     cfg = Config.fromfile(tmp_path / 'mine.py')
     assert cfg.model.backbone.type == dict(resnet='SIFANet', efficientnet_lite='SIFAPlugin')[trunk]
     for split in ('train', 'val', 'test'):
@@ -140,6 +146,8 @@ def test_a_config_can_inherit_a_models_and_a_tasks_parts(trunk, task, tmp_path):
         while 'dataset' in dataset:
             dataset = dataset.dataset
         assert dataset.pipeline == cfg[f'{split}_pipeline']
+    channels = {'gestures': 112, 'ucf10': 1280} if trunk == 'efficientnet_lite' else {}
+    assert cfg.model.cls_head.in_channels == channels.get(task, 256)
 
 
 # Real videos
@@ -249,6 +257,30 @@ def test_efficientnet_lite_computes_what_its_package_does(size):
     expected = source.extract_features(frames)
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-3)
     assert features.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_tutorial_trains_as_the_study_does(real_videos, tmp_path):
+    text = (PROJECT.parents[1] / 'docs/tutorial.md').read_text()
+    (tmp_path / 'projects').symlink_to(PROJECT.parent)
+    (tmp_path / 'my_clips.py').write_text(text.split("my_clips.py <<'EOF'\n")[1].split('EOF')[0])
+    mine = Config.fromfile(tmp_path / 'my_clips.py')
+    study = Study(tmp_path, CONFIGS, videos=real_videos)
+    theirs = study.config(Run('gestures.0', 'lite_sifa_both_ways', 0))
+    mine.model.cls_head.num_classes = theirs.num_classes
+    for name in ('model', 'optim_wrapper', 'param_scheduler', 'train_pipeline', 'val_pipeline'):
+        assert mine[name] == theirs[name], name
+
+
+@pytest.mark.parametrize(
+    ('blocks', 'message'),
+    [
+        (dict(num_blocks=17), 'num_blocks must be 1 to 16, got 17'),
+        (dict(num_blocks=5, frozen_blocks=6), 'frozen_blocks must be 0 to 5, got 6'),
+    ],
+)
+def test_efficientnet_lite_says_how_many_blocks_there_are(blocks, message):
+    with pytest.raises(ValueError, match=message):
+        EfficientNetLite0(**blocks)
 
 
 def test_efficientnet_lite_says_which_package_it_needs(monkeypatch):
@@ -433,10 +465,11 @@ def test_all_clips_of_a_set_count_alike():
     entry = summary['tasks']['gestures']
     pictures = [
         draw_confusion(entry | dict(models=dict.fromkeys(models, tsm)))
-        for models in (['tsm'], ['tsm', 'c2d'])
+        for models in (['tsm'], ['tsm', 'c2d'], list(NETWORKS)[:6])
     ]
-    one, two = (Image.open(io.BytesIO(picture)).size for picture in pictures)
-    assert (one[0] < two[0], one[1] == two[1]) == (True, True)
+    one, two, six = (Image.open(io.BytesIO(picture)).size for picture in pictures)
+    assert one[0] < two[0] < six[0]
+    assert one[1] == two[1] < six[1]
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,11 @@
 _base_ = 'gestures.py'
 
-# For a trunk with weights of ImageNet: larger and fewer frames, smaller batches
-iterations = 132
-quick_iterations = 66
+# Exercises, of which single frames say much: larger and fewer frames, smaller batches
 batch_size = 8
 num_frames = 8
 size = (128, 96)
 head = None  # that of the network, an average over frames
-optim_wrapper = dict(
-    optimizer=dict(lr=1e-3),
-    paramwise_cfg=dict(
-        custom_keys={
-            'conv_offset': dict(lr_mult=0.1),
-            'backbone.backbone': dict(lr_mult=0.1)  # what has weights of ImageNet
-        }))
 
-# It knows whole pictures
 train_pipeline = [step for step in _base_.train_pipeline if step.type != 'SubtractBackground']
 val_pipeline = [step for step in _base_.val_pipeline if step.type != 'SubtractBackground']
 for pipeline in (train_pipeline, val_pipeline):
