@@ -95,13 +95,13 @@ NETWORKS = {
     ),
     'sifa_both_ways': Network('SIFA, both ways, softmax', 'resnet', _BOTH_WAYS, '#2ca02c'),
     'sifa_both_ways_from_frames': Network(
-        'SIFA, both ways, softmax, from single frames',
+        'SIFA, both ways, from frames',
         'resnet',
         {**_BOTH_WAYS, 'start': IMAGE},
         '#dbdb8d',
     ),
     'sifa_both_ways_from_scratch': Network(
-        'SIFA, both ways, softmax, from scratch',
+        'SIFA, both ways, from scratch',
         'resnet',
         {**_BOTH_WAYS, 'trunk': None},
         '#c49c94',
@@ -131,7 +131,7 @@ NETWORKS = {
         'Lite0, TSM', 'efficientnet_lite', {_BETWEEN: dict(type='TemporalShift')}, '#17becf'
     ),
     'lite_sifa_slow_offsets': Network(
-        'Lite0, SIFA with LayerNorm, offsets learnt at a tenth', 'efficientnet_lite', {}, '#8c564b'
+        'Lite0, SIFA with LayerNorm', 'efficientnet_lite', {}, '#8c564b'
     ),
     'lite_sifa_both_ways': Network(
         'Lite0, SIFA, both ways, softmax',
