@@ -53,7 +53,7 @@ class EfficientNetLite0(nn.Sequential):
             raise ValueError(f'num_blocks must be 1 to {len(net._blocks)}, got {num_blocks}')
         if not 0 <= frozen_blocks <= num_blocks:
             raise ValueError(f'frozen_blocks must be 0 to {num_blocks}, got {frozen_blocks}')
-        parts = OrderedDict(
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
             stem=nn.Sequential(net._conv_stem, net._bn0, net._swish),
             blocks=nn.Sequential(*net._blocks[:num_blocks]),
         )
@@ -66,7 +66,7 @@ class EfficientNetLite0(nn.Sequential):
                 module.momentum = 0.1  # the package's 0.01 is for long trainings
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
         if frozen_blocks:
-            for module in (parts['stem'], *parts['blocks'][:frozen_blocks]):
+            for module in (self.stem, *net._blocks[:frozen_blocks]):
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'EfficientNetLite0':
