@@ -69,7 +69,8 @@ def test_a_few_videos_train_a_network_of_imagenet(checkout, motion_data, forked,
     (test,) = (json.loads(log.read_text()) for log in work.glob('test/*/*.json'))
     assert {'acc/top1', *(f'acc/label={label}' for label in range(4))} <= test.keys()
     weights = torch.load(work / 'epoch_1.pth', weights_only=False)['state_dict']
-    assert weights['cls_head.consensus.classifier.3.weight'].shape[0] == 4
+    assert weights['cls_head.fc_cls.weight'].shape == (128, 112)
+    assert weights['cls_head.consensus.classifier.3.weight'].shape == (4, 512)
     assert any(name.endswith('conv_offset_behind.weight') for name in weights)
 
 

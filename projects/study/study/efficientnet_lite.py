@@ -72,7 +72,8 @@ class EfficientNetLite0(nn.Sequential):
     def train(self, mode: bool = True) -> 'EfficientNetLite0':
         """Switch to training or testing; with ``norm_eval``, normalizations stay as in testing."""
         super().train(mode)
-        for module in self.modules():
-            if self.norm_eval and isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
