@@ -395,12 +395,19 @@ def digest(config: Config) -> str:
             count, nor the modules that are imported.
 
     Returns:
-        16 hexadecimal digits.
+        16 hexadecimal digits; for real videos, behind a dash, as many for the clips that there are.
     """
     ignored = ('work_dir', 'custom_imports')
     entries = {key: value for key, value in config.to_dict().items() if key not in ignored}
-    text = json.dumps(entries, sort_keys=True)
-    for name in ('folder', 'videos'):
-        if name in config.study:
-            text = text.replace(json.dumps(config.study[name])[1:-1], '')
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    parts = [entries]
+    if 'clips' in entries:
+        parts.append({name: entries.pop(name) for name in ('clips', 'classes')})
+        del entries['train_dataloader']['dataset']['times']  # of their number
+    digests = []
+    for part in parts:
+        text = json.dumps(part, sort_keys=True)
+        for name in ('folder', 'videos'):
+            if name in config.study:
+                text = text.replace(json.dumps(config.study[name])[1:-1], '')
+        digests.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return '-'.join(digests)

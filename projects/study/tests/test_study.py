@@ -18,10 +18,9 @@ import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
 
+from mmsifa.fileio.atomic_write import write_atomically
 from study import (
     IMAGE,
-    VIDEO_MODELS,
-    VIDEO_TASKS,
     Run,
     Study,
     format_results,
@@ -36,7 +35,8 @@ from study import (
     write_report,
 )
 from study.charts import draw_accuracy
-from study.plan import CONFIGS, NETWORKS, SEEDS
+from study.plan import CONFIGS, NETWORKS
+from study.real_videos import VIDEO_SETS
 
 pytestmark = pytest.mark.slow
 TOOL = CONFIGS.parent / 'run.py'
@@ -345,21 +345,22 @@ KINDS = ('full', 'quick')
 def test_every_run_is_there_and_of_its_config(kind, tmp_path, monkeypatch):
     read = functools.cache(Config.fromfile)  # a file is of many runs
     monkeypatch.setattr(Config, 'fromfile', lambda path: copy.deepcopy(read(path)))
-    study = Study(tmp_path, CONFIGS, quick=kind == 'quick')
+    for name, videos in VIDEO_SETS.items():
+        clips = [f'{n}.mp4,{n % 10},{p}' for n, p in enumerate((*videos.parts, 'other') * 10)]
+        write_atomically(
+            tmp_path / name / 'clips.csv', '\n'.join([f'file,label,{videos.column}', *clips])
+        )
+    quick = kind == 'quick'
+    study = Study(tmp_path, CONFIGS, quick, videos=tmp_path)
     results = read_results(PROJECT, kind)
-    digests = {run['run']: run['digest'] for run in results['runs'] if 'classes' not in run}
-    assert digests == {run.name: study.digest(run) for run in study.runs}
-    on_videos = {run['run'] for run in results['runs']} - {*digests}
-    known = {
-        Run(task, model, seed).name
-        for task in VIDEO_TASKS
-        for model in VIDEO_MODELS[task.partition('.')[0]]
-        for seed in SEEDS
-    }
-    assert on_videos <= known
+    digests = {run['run']: run['digest'].partition('-')[0] for run in results['runs']}
+    planned = {run.name: study.digest(run).partition('-')[0] for run in study.runs}
+    assert digests == {name: planned[name] for name in digests}
+    drawn = Study(tmp_path, CONFIGS, quick).runs
+    assert {run.name for run in drawn} <= {*digests}
     costs = results['costs']
     assert costs['failed'] == []
-    assert set(costs['models']) == {run.model for run in study.runs if run.task != IMAGE}
+    assert set(costs['models']) == {run.model for run in drawn if run.task != IMAGE}
 
 
 def test_each_run_has_a_line():
