@@ -22,7 +22,17 @@ from study.charts import (
     draw_offsets,
 )
 from study.offsets import MEASURES
-from study.plan import IMAGE, NETWORKS, TASKS, TITLES, TRUNKS, VIDEO_TASKS, Run, Study
+from study.plan import (
+    IMAGE,
+    NETWORKS,
+    TASKS,
+    TITLES,
+    TRANSFER_MODELS,
+    TRUNKS,
+    VIDEO_TASKS,
+    Run,
+    Study,
+)
 
 
 def read_results(out: Path, kind: str = 'full') -> dict:
@@ -248,7 +258,7 @@ DISTURBANCES = {
     'nonrigid': 'moving parts',
     'light': 'changing light',
     'shuffled': 'shuffled frames',
-    'prepared': 'videos of prepare-videos',
+    'prepared': 'prepared videos',
 }
 
 
@@ -332,8 +342,8 @@ def real_tables(summary: dict) -> str:
         summary: What :func:`summarize` returns.
 
     Returns:
-        For each set of videos accuracy and cost, and accuracy by class; an empty text if there are
-        none.
+        For each set of videos accuracy and cost, and accuracy by class but for what starts from
+        other weights; an empty text if there are none.
     """
     blocks = []
     for task, entry in summary['tasks'].items():
@@ -355,8 +365,8 @@ def real_tables(summary: dict) -> str:
         clips = max(counts[m].sum() / len(values['seeds']) for m, values in models.items())
         blocks.append(
             f'{table(head, rows)}\n'
-            f'Of {clips:.0f} clips, each tested by a network that was trained without its part of '
-            f'the set; mean over the seeds ± standard deviation. Chance: {entry["chance"]:.1%}.\n'
+            f'Of {clips:.0f} clips, each tested by a network that was trained without its part; '
+            f'mean over seeds ± standard deviation. Chance: {entry["chance"]:.1%}.\n'
         )
         rows = [
             [
@@ -367,6 +377,7 @@ def real_tables(summary: dict) -> str:
                 ),
             ]
             for model, count in counts.items()
+            if model not in TRANSFER_MODELS
         ]
         blocks.append(table([f'{TITLES[task]}: top-1 %, by class', *entry['classes']], rows))
     return '\n'.join(blocks)
