@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmsifa.models.sifa_net import SIFANet
     from mmsifa.models.sifa_plugin import SIFAPlugin
     from mmsifa.models.sifa_transformer import SIFATransformer
-    from mmsifa.models.temporal_parts import TemporalConv, TemporalShift
+    from mmsifa.models.temporal_parts import TemporalConv, TemporalSequential, TemporalShift
 
 #: What needs MMAction2, and the module that it is in.
 _OF_MMACTION2 = {
@@ -24,6 +24,7 @@ _OF_MMACTION2 = {
     'SIFAPlugin': 'sifa_plugin',
     'SIFATransformer': 'sifa_transformer',
     'TemporalConv': 'temporal_parts',
+    'TemporalSequential': 'temporal_parts',
     'TemporalShift': 'temporal_parts',
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     'SIFATransformer',
     'SIFAWithLayerNorm',
     'TemporalConv',
+    'TemporalSequential',
     'TemporalShift',
     'add_sifa',
 ]

@@ -66,8 +66,9 @@ class SIFANet(BaseModule):
         between_frames: What the odd blocks have between frames, a config without ``channels``:
             ``dict(type='SIFA')`` or ``'SIFAWithLayerNorm'``, which may add arguments of
             :class:`SIFA` such as ``softmax=True``; ``'TemporalConv'``, ``'TemporalShift'``,
-            ``'torch.nn.Identity'`` for nothing, or any registered module that takes ``channels``
-            and transforms (N, T, C, H, W). Defaults to ``dict(type='SIFA')``.
+            ``'TemporalSequential'`` for several of them, ``'torch.nn.Identity'`` for nothing, or
+            any registered module that takes ``channels`` and transforms (N, T, C, H, W). Defaults
+            to ``dict(type='SIFA')``.
         backend: Backend of the op, see ``mmsifa.ops.BACKENDS``. Defaults to the fastest one.
         dual_path: Whether there is a second fourth stage, at half the frame rate and twice the
             resolution; its features come last in the output. Defaults to True.

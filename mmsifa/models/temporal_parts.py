@@ -1,12 +1,14 @@
 """What blocks may do between frames besides SIFA: (N, T, C, H, W) features in and out."""
 
+from collections.abc import Sequence
+
 from mmaction.models.backbones import resnet_tsm
 from mmaction.registry import MODELS
-from mmengine.model import BaseModule, constant_init
+from mmengine.model import BaseModule, Sequential, constant_init
 from torch import Tensor, nn
 
 from mmsifa.models.sifa_block import SIFA, SIFAWithLayerNorm
-from mmsifa.ops.arguments import check_integers
+from mmsifa.ops.arguments import check_configs, check_integers
 
 for block in (SIFA, SIFAWithLayerNorm):  # which need no MMAction2 themselves
     MODELS.register_module(module=block)
@@ -86,3 +88,29 @@ class TemporalShift(nn.Module):
         frames = x.reshape(n * t, c, h, w)
         frames = resnet_tsm.TemporalShift.shift(frames, t, self.shift_div)
         return frames.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).view(n, t, c, h, w)
+
+
+@MODELS.register_module()
+class TemporalSequential(Sequential):
+    """Parts between frames, one after another, such as attention and a convolution.
+
+    Args:
+        channels: Channels C of the features.
+        parts: The parts' configs, without ``channels``.
+
+    Raises:
+        ValueError: If one is no config.
+
+    Example:
+        >>> import torch
+        >>> from mmsifa.models import TemporalSequential
+        >>> parts = [dict(type='SIFA', bidirectional=True), dict(type='TemporalConv')]
+        >>> part = TemporalSequential(channels=16, parts=parts)
+        >>> part(torch.rand(2, 4, 16, 14, 14)).shape  # (N, T, C, H, W)
+        torch.Size([2, 4, 16, 14, 14])
+    """
+
+    def __init__(self, channels: int, parts: Sequence[dict]) -> None:
+        check_integers(channels=channels)
+        check_configs(**{f'parts[{i}]': part for i, part in enumerate(parts)})
+        super().__init__(*(MODELS.build(dict(part, channels=channels)) for part in parts))

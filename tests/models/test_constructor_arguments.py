@@ -19,6 +19,7 @@ from mmsifa.models import (
     SIFATransformer,
     SIFAWithLayerNorm,
     TemporalConv,
+    TemporalSequential,
     TemporalShift,
 )
 
@@ -36,6 +37,9 @@ BUILD = {
     'SIFAPlugin': lambda **options: SIFAPlugin(TRUNK, **dict(after=['0']) | options),
     'SIFAHead': lambda **options: SIFAHead(**dict(num_classes=5, in_channels=8) | options),
     'TemporalConv': TemporalConv,
+    'TemporalSequential': lambda **options: TemporalSequential(
+        **dict(channels=8, parts=[]) | options
+    ),
     'TemporalShift': lambda **options: TemporalShift(**dict(channels=8) | options),
 }
 NO_INTEGERS = (0, -1, True, 2.0, '3', None, math.nan)
@@ -133,6 +137,7 @@ WRONG = {
         loss_cls=(None, 3, {}, []),
     ),
     'TemporalConv': dict(channels=NO_INTEGERS),
+    'TemporalSequential': dict(channels=NO_INTEGERS, parts=(['SIFA'], [None], [{}])),
     'TemporalShift': dict(channels=NO_INTEGERS, shift_div=(*NO_INTEGERS, 9)),
 }
 

@@ -26,6 +26,7 @@ from mmsifa.models import (
     SIFATransformer,
     SIFAWithLayerNorm,
     TemporalConv,
+    TemporalSequential,
     TemporalShift,
     sifa_block,
 )
@@ -251,6 +252,16 @@ def test_temporal_shift_is_mmaction2s():
         TemporalShift(4)
 
 
+def test_parts_follow_each_other():
+    x = channels_last(2, 5, 16, 3, 6)
+    parts = [dict(type='SIFA', bidirectional=True), dict(type='TemporalConv')]
+    both = randomized(TemporalSequential(16, parts).double())
+    attention, conv = both
+    assert isinstance(attention, SIFA)
+    assert torch.equal(both(x), conv(attention(x)))
+    assert not torch.allclose(both(x), attention(conv(x)))
+
+
 PARTS = {
     'sifa': dict(type='SIFA', tap_embedding=True, residual=False),
     'temporal_attention': dict(
@@ -258,6 +269,10 @@ PARTS = {
     ),
     'temporal_conv': dict(type='TemporalConv'),
     'temporal_shift': dict(type='TemporalShift', shift_div=4),
+    'temporal_sequential': dict(
+        type='TemporalSequential',
+        parts=[dict(type='SIFA', bidirectional=True), dict(type='TemporalConv')],
+    ),
     'identity': NOTHING,
 }
 
@@ -280,7 +295,7 @@ def test_sifa_net_has_the_part_that_is_asked_for(name, part):
 
 
 def test_fresh_parts_start_as_they_do_alone():
-    for part in ('temporal_attention', 'temporal_conv', 'sifa'):
+    for part in ('temporal_attention', 'temporal_conv', 'temporal_sequential', 'sifa'):
         net = SIFANet(**SMALL, between_frames=PARTS[part])
         net.init_weights()
         zeros = [p for n, p in net.named_parameters() if part in n and 'bias' not in n]
