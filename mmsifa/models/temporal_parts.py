@@ -99,7 +99,7 @@ class TemporalSequential(Sequential):
         parts: The parts' configs, without ``channels``.
 
     Raises:
-        ValueError: If one is no config.
+        ValueError: If a part is no config, or ``channels`` no positive integer.
 
     Example:
         >>> import torch
