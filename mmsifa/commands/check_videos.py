@@ -114,10 +114,10 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 found[video] = failure
                 while waiting and waiting[0] in found:  # said at once, in the order of the list
                     if reason := found[named := waiting.popleft()]:
-                        print(f'{escape_path(str(named))}: {reason}', flush=True)
                         if rows:
                             rows.write(f'{escape_path(str(named))}\t{reason}\n'.encode())
                             rows.flush()
+                        print(f'{escape_path(str(named))}: {reason}', flush=True)
     except KeyboardInterrupt:
         print('Interrupted; no list was written', file=sys.stderr)
         if rows:
