@@ -54,10 +54,8 @@ class Network(NamedTuple):
 _BETWEEN, _PARTS = 'model.backbone.between_frames', 'model.backbone.temporal_parts'
 _STAGES = 'model.backbone.stage_with_sifa'
 _SLOW_OFFSETS = dict(custom_keys=dict(conv_offset=dict(lr_mult=0.1)))
-_BOTH_WAYS = {
-    _BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True),
-    'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS,
-}
+_SIFA_BOTH_WAYS = dict(type='SIFA', bidirectional=True, softmax=True)
+_BOTH_WAYS = {_BETWEEN: _SIFA_BOTH_WAYS, 'optim_wrapper.paramwise_cfg': _SLOW_OFFSETS}
 
 NETWORKS = {
     'c2d': Network('C2D', 'resnet', {_BETWEEN: dict(type='torch.nn.Identity')}, '#888888'),
@@ -94,6 +92,17 @@ NETWORKS = {
         '#9467bd',
     ),
     'sifa_both_ways': Network('SIFA, both ways, softmax', 'resnet', _BOTH_WAYS, '#2ca02c'),
+    'sifa_both_ways_conv': Network(
+        'SIFA, both ways, then convolution',
+        'resnet',
+        {
+            **_BOTH_WAYS,
+            _BETWEEN: dict(
+                type='TemporalSequential', parts=[_SIFA_BOTH_WAYS, dict(type='TemporalConv')]
+            ),
+        },
+        '#006d2c',
+    ),
     'sifa_both_ways_from_frames': Network(
         'SIFA, both ways, from frames',
         'resnet',
@@ -136,7 +145,7 @@ NETWORKS = {
     'lite_sifa_both_ways': Network(
         'Lite0, SIFA, both ways, softmax',
         'efficientnet_lite',
-        {_BETWEEN: dict(type='SIFA', bidirectional=True, softmax=True)},
+        {_BETWEEN: _SIFA_BOTH_WAYS},
         '#2ca02c',
     ),
 }
@@ -148,7 +157,7 @@ TRANSFER_MODELS = ('sifa_both_ways_from_frames', 'sifa_both_ways_from_scratch')
 DRAWN_MODELS = tuple(m for m in NETWORKS if m not in (*TRANSFER_MODELS, *LITE_MODELS))
 FIRST_SEED_ONLY = (*TRANSFER_MODELS, *LITE_MODELS)
 VIDEO_MODELS = {
-    'gestures': (*_ON_VIDEOS, *TRANSFER_MODELS, *LITE_MODELS),
+    'gestures': (*_ON_VIDEOS, 'sifa_both_ways_conv', *TRANSFER_MODELS, *LITE_MODELS),
     'ucf10': LITE_MODELS,
 }
 

@@ -27,7 +27,6 @@ from study.plan import (
     NETWORKS,
     TASKS,
     TITLES,
-    TRANSFER_MODELS,
     TRUNKS,
     VIDEO_TASKS,
     Run,
@@ -342,8 +341,8 @@ def real_tables(summary: dict) -> str:
         summary: What :func:`summarize` returns.
 
     Returns:
-        For each set of videos accuracy and cost, and accuracy by class but for what starts from
-        other weights; an empty text if there are none.
+        For each set of videos accuracy and cost, and accuracy by class of the networks with the
+        most seeds; an empty text if there are none.
     """
     blocks = []
     for task, entry in summary['tasks'].items():
@@ -362,24 +361,22 @@ def real_tables(summary: dict) -> str:
         head = [f'{TITLES[task]}: top-1 %', 'as they are', *names]
         head += ['seeds', 'minutes of a run', 'million multiply-adds']
         counts = {model: np.array(values['confusion']) for model, values in models.items()}
-        clips = max(counts[m].sum() / len(values['seeds']) for m, values in models.items())
+        seeds = {model: len(values['seeds']) for model, values in models.items()}
+        clips = max(counts[model].sum() / seeds[model] for model in models)
         blocks.append(
             f'{table(head, rows)}\n'
-            f'Of {clips:.0f} clips, each tested by a network that was trained without its part; '
-            f'mean over seeds ± standard deviation. Chance: {entry["chance"]:.1%}.\n'
+            f'{clips:.0f} clips; mean over seeds ± standard deviation. '
+            f'Chance: {entry["chance"]:.1%}.\n'
         )
-        rows = [
-            [
-                NETWORKS[model].title,
-                *(
-                    f'{100 * right / clips:.0f}' if clips else '-'
-                    for right, clips in zip(count.diagonal(), count.sum(axis=1), strict=True)
-                ),
-            ]
-            for model, count in counts.items()
-            if model not in TRANSFER_MODELS
-        ]
-        blocks.append(table([f'{TITLES[task]}: top-1 %, by class', *entry['classes']], rows))
+        compared = [model for model in models if seeds[model] == max(seeds.values())]
+        rows = []
+        for number, name in enumerate(entry['classes']):
+            own = [counts[model][number] for model in compared]
+            rows.append(
+                [name, *(f'{100 * c[number] / c.sum():.0f}' if c.any() else '-' for c in own)]
+            )
+        head = [f'{TITLES[task]}: top-1 %, by class', *(NETWORKS[m].title for m in compared)]
+        blocks.append(table(head, rows))
     return '\n'.join(blocks)
 
 

@@ -59,9 +59,9 @@ def own_configs(tmp_path):
 
 def test_each_model_meets_each_task_with_each_seed(tmp_path):
     names = [run.name for run in Study(tmp_path, CONFIGS).runs]
-    assert len({*names}) == len(names) == 2 + 16 * 2 * 3
+    assert len({*names}) == len(names) == 2 + 17 * 2 * 3
     assert names[:2] == ['image-c2d-0', 'image-swin_2d-0']
-    assert [int(name[-1]) for name in names[2:]] == [0] * 32 + [1] * 32 + [2] * 32
+    assert [int(name[-1]) for name in names[2:]] == [0] * 34 + [1] * 34 + [2] * 34
     assert len(Study(tmp_path, CONFIGS, quick=True).runs) == 1 + 3 * 2
 
 
@@ -170,7 +170,7 @@ def test_real_videos_add_a_task_for_each_part(real_videos, tmp_path):
     drawn, study = Study(tmp_path, CONFIGS).runs, Study(tmp_path, CONFIGS, videos=real_videos)
     added = [run for run in study.runs if run not in drawn]
     once = {*TRANSFER_MODELS, *LITE_MODELS}
-    assert len(added) == 5 * (5 * 3 + len(once))
+    assert len(added) == 5 * (6 * 3 + len(once))
     assert {run.seed for run in added if run.model in once} == {0}
     assert {run.task for run in added} == {f'gestures.{fold}' for fold in range(5)}
     quick = Study(tmp_path, CONFIGS, quick=True, videos=real_videos)
@@ -452,6 +452,7 @@ def test_all_clips_of_a_set_count_alike():
         for seed, top1s in enumerate(((1.0, 0.5), (0.5, 0.5)))
         for part, (clips, top1) in enumerate(zip((30, 10), top1s, strict=True))
     ]  # fmt: skip
+    runs += [dict(entry, run=entry['run'].replace('tsm', 'c2d')) for entry in runs[:2]]
     summary = summarize(dict(runs=runs, costs=None, svms=None))
     tsm = summary['tasks']['gestures']['models']['tsm']
     assert tsm['seeds'] == [0, 1]
@@ -459,9 +460,10 @@ def test_all_clips_of_a_set_count_alike():
     assert tsm['disturbed']['shuffled']['max'] == 35 / 80
     text = tables(summary)
     assert '| TSM | 68.8' in text
-    assert 'Of 40 clips, ' in text
+    assert '\n40 clips; ' in text
     assert tsm['confusion'] == [[55, 25], [0, 0]]
-    assert '| TSM | 69 | - |' in text
+    assert 'by class | TSM |\n' in text  # C2D has fewer seeds
+    assert '| up | 69 |\n| down | - |\n' in text
     entry = summary['tasks']['gestures']
     pictures = [
         draw_confusion(entry | dict(models=dict.fromkeys(models, tsm)))
