@@ -21,7 +21,7 @@ gestures = dict(
         paramwise_cfg=dict(custom_keys=dict(conv_offset=dict(lr_mult=0.1)))))
 ucf10 = dict(
     iterations=132,
-    quick_iterations=44,
+    quick_iterations=66,
     optim_wrapper=dict(
         optimizer=dict(lr=1e-3),
         paramwise_cfg=dict(

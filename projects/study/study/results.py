@@ -369,12 +369,11 @@ def real_tables(summary: dict) -> str:
             f'Chance: {entry["chance"]:.1%}.\n'
         )
         compared = [model for model in models if seeds[model] == max(seeds.values())]
-        rows = []
-        for number, name in enumerate(entry['classes']):
-            own = [counts[model][number] for model in compared]
-            rows.append(
-                [name, *(f'{100 * c[number] / c.sum():.0f}' if c.any() else '-' for c in own)]
-            )
+        columns = [
+            [f'{100 * row[i] / row.sum():.0f}' if row.any() else '-' for i, row in enumerate(count)]
+            for count in map(counts.get, compared)
+        ]
+        rows = [list(row) for row in zip(entry['classes'], *columns, strict=True)]
         head = [f'{TITLES[task]}: top-1 %, by class', *(NETWORKS[m].title for m in compared)]
         blocks.append(table(head, rows))
     return '\n'.join(blocks)

@@ -350,7 +350,8 @@ def test_every_run_is_there_and_of_its_config(kind, tmp_path, monkeypatch):
         write_atomically(
             tmp_path / name / 'clips.csv', '\n'.join([f'file,label,{videos.column}', *clips])
         )
-    study = Study(tmp_path, CONFIGS, kind == 'quick', tmp_path if kind == 'full' else None)
+    videos = tmp_path if kind == 'full' else None
+    study = Study(tmp_path, CONFIGS, quick=kind == 'quick', videos=videos)
     results = read_results(PROJECT, kind)
     digests = {run['run']: run['digest'].partition('-')[0] for run in results['runs']}
     assert digests == {run.name: study.digest(run).partition('-')[0] for run in study.runs}
