@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -42,8 +43,11 @@ def block_name(layer: str) -> str:
     Example:
         >>> block_name('backbone.layers.0.blocks.1.temporal.sifa')
         'layers.0.blocks.1'
+        >>> block_name('backbone.layer2.1.temporal_sequential.0')
+        'layer2.1'
     """
-    return layer.removeprefix('backbone.').removesuffix('.sifa').removesuffix('.temporal')
+    name = layer.removeprefix('backbone.')
+    return re.sub(r'(\.temporal_sequential\.\d+|\.temporal)?(\.sifa)?$', '', name)
 
 
 def _is_swin(model: str) -> bool:
@@ -225,25 +229,25 @@ def draw_offsets(entry: dict) -> bytes:
         entry: The task's entry in ``tasks`` of a summary.
 
     Returns:
-        A PNG file: a column for each layer, above the end-point error, dashed that of the best
+        A PNG file: a column for each block, above the end-point error, dashed that of the best
         linear prediction, below the distance of the nearest sample, both with what they would be
         without offsets.
     """
     models = {m: values['offsets'] for m, values in entry['models'].items() if values['offsets']}
-    layers = sorted(
-        {(_is_swin(model), record['layer']) for model in models for record in models[model]}
+    blocks = sorted(
+        {(_is_swin(m), block_name(record['layer'])) for m in models for record in models[m]}
     )
     kinds = (
         ('attended', 'no_motion', 'end-point error, pixels'),
         ('nearest', 'nearest_undeformed', 'nearest sample, pixels'),
     )
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1 + 3 * len(layers), 6), layout='constrained')
-        rows = figure.subplots(2, len(layers), sharex='col', squeeze=False)
+        figure = Figure(figsize=(1 + 3 * len(blocks), 6), layout='constrained')
+        rows = figure.subplots(2, len(blocks), sharex='col', squeeze=False)
         for places, (measure, baseline, label) in zip(rows, kinds, strict=True):
-            for axes, (swin, layer) in zip(places, layers, strict=True):
+            for axes, (swin, block) in zip(places, blocks, strict=True):
                 for model, records in models.items():
-                    chosen = [record for record in records if record['layer'] == layer]
+                    chosen = [r for r in records if block_name(r['layer']) == block]
                     if _is_swin(model) != swin or not chosen:
                         continue
                     steps = [f'{record["displacement"]:g}' for record in chosen]
@@ -264,13 +268,13 @@ def draw_offsets(entry: dict) -> bytes:
                 axes.grid(axis='y', alpha=0.25)
                 axes.set_ylim(bottom=0)
             places[0].set_ylabel(label)
-        for axes, (_, layer) in zip(rows[0], layers, strict=True):
-            axes.set_title(block_name(layer), fontsize=8)
+        for axes, (_, block) in zip(rows[0], blocks, strict=True):
+            axes.set_title(block, fontsize=8)
         for axes in rows[1]:
             axes.set_xlabel('displacement, pixels per frame')
         rows[0][0].plot([], [], color='black', label='best linear prediction', **BEST)
         rows[0][0].plot([], [], label='no motion, no offsets', **STILL)
-        _legend(figure, 'outside lower center', columns=min(4, 1 + len(layers)))
+        _legend(figure, 'outside lower center', columns=min(4, 1 + len(blocks)))
         return small_png(figure)
 
 
