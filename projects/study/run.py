@@ -176,7 +176,7 @@ def run_missing(study: Study, patterns: list[str], jobs: int, device: torch.devi
         return failed
     results = {file.parent.name.split('-')[0] for file in study.out.glob('runs/*/result.json')}
     if results - {IMAGE}:
-        settings = ReportSettings(device=str(device), batch_size=8, rounds=1 if study.quick else 10)
+        settings = ReportSettings(device=str(device), batch_size=8, rounds=1 if study.quick else 5)
         with progress_bar() as progress:
             costs = measure_costs(study, settings, progress)
         if study.videos:

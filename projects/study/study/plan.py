@@ -62,6 +62,12 @@ NETWORKS = {
     'temporal_conv': Network(
         'temporal convolution', 'resnet', {_BETWEEN: dict(type='TemporalConv')}, '#1f77b4'
     ),
+    'temporal_conv_twice': Network(
+        'temporal convolution, twice',
+        'resnet',
+        {_BETWEEN: dict(type='TemporalSequential', parts=[dict(type='TemporalConv')] * 2)},
+        '#08306b',
+    ),
     'tsm': Network('TSM', 'resnet', {_BETWEEN: dict(type='TemporalShift')}, '#17becf'),
     'undeformed': Network(
         'attention, not deformed',

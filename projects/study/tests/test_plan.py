@@ -59,9 +59,9 @@ def own_configs(tmp_path):
 
 def test_each_model_meets_each_task_with_each_seed(tmp_path):
     names = [run.name for run in Study(tmp_path, CONFIGS).runs]
-    assert len({*names}) == len(names) == 2 + 17 * 2 * 3
+    assert len({*names}) == len(names) == 2 + 18 * 2 * 3
     assert names[:2] == ['image-c2d-0', 'image-swin_2d-0']
-    assert [int(name[-1]) for name in names[2:]] == [0] * 34 + [1] * 34 + [2] * 34
+    assert [int(name[-1]) for name in names[2:]] == [0] * 36 + [1] * 36 + [2] * 36
     assert len(Study(tmp_path, CONFIGS, quick=True).runs) == 1 + 3 * 2
 
 
