@@ -371,7 +371,7 @@ def real_tables(summary: dict) -> str:
         compared = [model for model in models if seeds[model] == max(seeds.values())]
         columns = [
             [f'{100 * row[i] / row.sum():.0f}' if row.any() else '-' for i, row in enumerate(count)]
-            for count in map(counts.get, compared)
+            for count in (counts[model] for model in compared)
         ]
         rows = [list(row) for row in zip(entry['classes'], *columns, strict=True)]
         head = [f'{TITLES[task]}: top-1 %, by class', *(NETWORKS[m].title for m in compared)]
